@@ -1,0 +1,1 @@
+"""Attribution methods: each reduces a model and a clip to an AttributionMap."""

@@ -1,0 +1,146 @@
+"""What a method returns: a relevance for each tubelet, with everything needed to read it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from vivit_lab.errors import GridError, InputError
+from vivit_lab.grid import TokenGrid
+
+__all__ = ["AttributionMap"]
+
+_FORMAT = "vivit_lab.AttributionMap/1"
+
+
+@dataclass(frozen=True, eq=False)
+class AttributionMap:
+    """Relevance of every tubelet of a batch of clips, and how it was made.
+
+    Args:
+        relevance: (batch, t, h, w) float32.
+        grid: the token grid the relevance lies on.
+        method: name of the method, e.g. ``"AttentionRollout"``.
+        parameters: the method's fields, JSON-able.
+        scale: what the numbers are, in words: unit and what they sum to.
+        signed: whether negative relevance has a meaning (drawn with a diverging map).
+        target: the class or tokens that were explained, in words; None where a method has none.
+        model_id: which model: its Hub id, directory or class.
+        frame_indices: for each clip, the source index of each frame; None where unknown.
+        provenance: anything else worth keeping, JSON-able (versions, dtype, device, attention implementation).
+
+    Raises:
+        GridError: the relevance does not have the grid's shape.
+        InputError: it holds a NaN or infinity, or negative values though not signed.
+    """
+
+    relevance: torch.Tensor
+    grid: TokenGrid
+    method: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+    scale: str = "relevance"
+    signed: bool = False
+    target: str | None = None
+    model_id: str | None = None
+    frame_indices: list[list[int]] | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        relevance = self.relevance.detach().to(torch.float32)
+        if relevance.ndim != 4 or tuple(relevance.shape[1:]) != self.grid.shape:
+            raise GridError(f"relevance must be (batch, {', '.join(map(str, self.grid.shape))}), got {tuple(relevance.shape)}")
+        object.__setattr__(self, "relevance", relevance)
+        if self.frame_indices is not None and len(self.frame_indices) != len(relevance):
+            raise InputError(f"frame_indices has {len(self.frame_indices)} clips, the relevance {len(relevance)}")
+        if _is_fake(relevance):
+            return
+        if not bool(torch.isfinite(relevance).all()):
+            raise InputError(f"{self.method} gave a relevance that is not finite; compute in float32 or bfloat16")
+        if not self.signed and bool((relevance < 0).any()):
+            raise InputError(f"{self.method} gave negative relevance but is not marked as signed")
+
+    def __len__(self) -> int:
+        return len(self.relevance)
+
+    def __getitem__(self, index: int) -> AttributionMap:
+        """Return the map of one clip of the batch, as a batch of one."""
+        index = range(len(self))[index]
+        frames = None if self.frame_indices is None else [self.frame_indices[index]]
+        return replace(self, relevance=self.relevance[index : index + 1], frame_indices=frames)
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The smallest and largest relevance of the whole batch."""
+        return (float(self.relevance.min()), float(self.relevance.max()))
+
+    @property
+    def over_time(self) -> torch.Tensor:
+        """(batch, t) relevance summed over each tubelet row's places."""
+        return self.relevance.sum(dim=(2, 3))
+
+    def to(self, device: torch.device | str) -> AttributionMap:
+        """Return the map with its relevance on a device."""
+        return replace(self, relevance=self.relevance.to(device))
+
+    def metadata(self) -> dict[str, Any]:
+        """Return all but the numbers, as JSON-able values."""
+        return {
+            "grid": self.grid.to_dict(),
+            "method": self.method,
+            "parameters": self.parameters,
+            "scale": self.scale,
+            "signed": self.signed,
+            "target": self.target,
+            "model_id": self.model_id,
+            "frame_indices": self.frame_indices,
+            "provenance": self.provenance,
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the map as one safetensors file: the tensor ``relevance``, all else as JSON in the metadata."""
+        contents = {"relevance": self.relevance.cpu().contiguous()}
+        save_file(contents, os.fspath(path), metadata={"format": _FORMAT, "map": json.dumps(self.metadata())})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> AttributionMap:
+        """Read a map that ``save`` wrote.
+
+        Raises:
+            InputError: the file is not an attribution map.
+        """
+        try:
+            with safe_open(os.fspath(path), framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != _FORMAT:
+                    raise InputError(f"{path} is a safetensors file, but not an attribution map ({_FORMAT})")
+                relevance = file.get_tensor("relevance")
+        except InputError:
+            raise
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise InputError(f"{path} is not an attribution map: {error}") from error
+        fields = json.loads(metadata["map"])
+        fields["grid"] = TokenGrid(**fields["grid"])
+        return cls(relevance, **fields)
+
+    def __repr__(self) -> str:
+        low, high = self.limits
+        settings = ", ".join(f"{name}={value!r}" for name, value in self.parameters.items())
+        return (
+            f"AttributionMap({self.method}({settings}), {len(self)} × {self.grid.t}×{self.grid.h}×{self.grid.w}, "
+            f"{low:.3g}–{high:.3g}, scale: {self.scale})"
+        )
+
+
+def _is_fake(tensor: torch.Tensor) -> bool:
+    """Whether the tensor has a shape and device but no values (device placement is tested with such tensors)."""
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    return isinstance(tensor, FakeTensor) or tensor.is_meta

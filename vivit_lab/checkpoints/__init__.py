@@ -1,0 +1,1 @@
+"""Weights from and to disk, the Hub, image models, and the bundled files."""

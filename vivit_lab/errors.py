@@ -1,0 +1,135 @@
+"""Every error and warning of the package, in one tree.
+
+Each error is also the built-in it specialises, so ``except ValueError`` keeps working::
+
+    VivitLabError(Exception)
+    ├── ConfigError(ValueError)               a field of a model or processor configuration is wrong or unknown
+    ├── GridError(ValueError)                 tokens, frames or pixels do not fit the token grid
+    ├── InputError(ValueError)                an argument or a tensor's shape is not what was wanted
+    ├── BackendError(RuntimeError)            the chosen attention implementation or device cannot do this
+    ├── OutOfMemoryBudgetError(MemoryError)   the result would not fit into the memory that is free
+    ├── VideoError(Exception)
+    │   ├── VideoNotFoundError(FileNotFoundError)
+    │   ├── NotAVideoError(ValueError)        no video stream to read: audio only, a still image, not media at all
+    │   └── DecodeError(RuntimeError)         a frame cannot be decoded; says path, frame and time
+    ├── CheckpointError(Exception)
+    │   ├── CheckpointNotFoundError(FileNotFoundError)
+    │   ├── KeyMismatchError(RuntimeError)    missing, unexpected or wrongly shaped tensors, listed in full
+    │   └── UnsafeCheckpointError(ValueError) the file holds pickled code; it was not executed
+    ├── BundledDataError(RuntimeError)        a file of data/ is missing or its sha256 is wrong
+    └── MissingExtraError(ImportError)        an optional dependency is not installed; names the extra
+
+    VivitLabWarning(UserWarning)
+    ├── ShortClipWarning                      the video is shorter than the window that was asked for
+    ├── DoubleNormalizationWarning            a processor configuration normalises twice
+    ├── CheckpointWarning                     a checkpoint loaded, but not all of the model came from it
+    └── DecodeWarning                         the decoder repaired damage; pixels may be wrong
+"""
+
+__all__ = [
+    "BackendError",
+    "BundledDataError",
+    "CheckpointError",
+    "CheckpointNotFoundError",
+    "CheckpointWarning",
+    "ConfigError",
+    "DecodeError",
+    "DecodeWarning",
+    "DoubleNormalizationWarning",
+    "GridError",
+    "InputError",
+    "KeyMismatchError",
+    "MissingExtraError",
+    "NotAVideoError",
+    "OutOfMemoryBudgetError",
+    "ShortClipWarning",
+    "UnsafeCheckpointError",
+    "VideoError",
+    "VideoNotFoundError",
+    "VivitLabError",
+    "VivitLabWarning",
+]
+
+
+class VivitLabError(Exception):
+    """Base of every error that the package raises on purpose."""
+
+
+class ConfigError(VivitLabError, ValueError):
+    """A field of a model or processor configuration is wrong or unknown."""
+
+
+class GridError(VivitLabError, ValueError):
+    """Tokens, frames or pixels do not fit the token grid."""
+
+
+class InputError(VivitLabError, ValueError):
+    """An argument, or the shape of a tensor, is not what was wanted."""
+
+
+class BackendError(VivitLabError, RuntimeError):
+    """The chosen attention implementation or device cannot give what was asked."""
+
+
+class OutOfMemoryBudgetError(VivitLabError, MemoryError):
+    """The result would not fit into the memory that is free."""
+
+
+class VideoError(VivitLabError):
+    """Base of the errors about video files."""
+
+
+class VideoNotFoundError(VideoError, FileNotFoundError):
+    """There is no file at that path."""
+
+
+class NotAVideoError(VideoError, ValueError):
+    """The file has no video to read: audio only, a still image, or not media at all."""
+
+
+class DecodeError(VideoError, RuntimeError):
+    """A frame cannot be decoded. The message names the path, the frame and its time."""
+
+
+class CheckpointError(VivitLabError):
+    """Base of the errors about checkpoints."""
+
+
+class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
+    """No checkpoint at that directory or Hub id."""
+
+
+class KeyMismatchError(CheckpointError, RuntimeError):
+    """Tensors are missing, unexpected or of another shape; the message lists them in full."""
+
+
+class UnsafeCheckpointError(CheckpointError, ValueError):
+    """The file holds pickled code, which was not executed."""
+
+
+class BundledDataError(VivitLabError, RuntimeError):
+    """A bundled file is missing, or is not the file that the manifest describes."""
+
+
+class MissingExtraError(VivitLabError, ImportError):
+    """An optional dependency is not installed. The message names the extra to install."""
+
+
+class VivitLabWarning(UserWarning):
+    """Base of every warning of the package."""
+
+
+class ShortClipWarning(VivitLabWarning):
+    """The video is shorter than the window that was asked for; frames repeat."""
+
+
+class DoubleNormalizationWarning(VivitLabWarning):
+    """A processor configuration normalises twice, to a range the model was not trained on."""
+
+
+class CheckpointWarning(VivitLabWarning):
+    """A checkpoint was loaded, but not every tensor of the model came from it."""
+
+
+class DecodeWarning(VivitLabWarning):
+    """The decoder concealed damage in the file, so some pixels may be wrong."""

@@ -1,0 +1,1 @@
+"""The ViViT model: Hugging Face names outside, hook points inside."""

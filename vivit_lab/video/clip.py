@@ -1,0 +1,93 @@
+"""A clip: decoded frames that know when they are shown and which frames of the file they were."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vivit_lab.errors import InputError
+from vivit_lab.video.geometry import Geometry
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Clip"]
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """Frames of one video, as shown (rotation applied), with their place in time.
+
+    Args:
+        frames: (T, H, W, 3) uint8 RGB.
+        seconds: (T,) float64, presentation time of each frame in the file, in seconds from the first frame; not
+            decreasing. A frame that repeats (a video shorter than the window) repeats its time.
+        indices: (T,) int64, index of each frame in the file, in presentation order from 0.
+        fps: average frame rate of the *file*, in frames a second.
+        end: when the last frame stops being shown, in seconds on the same clock as ``seconds``.
+        path: the file it came from, or None.
+        decode_warnings: how many times the decoder reported damage.
+        pixel_values: (1, T, C, h, w) what the model is given, once a processor prepared the clip.
+        geometry: how ``pixel_values`` were cut from ``frames``, once a processor prepared the clip.
+
+    Raises:
+        InputError: the frames are not (T, H, W, 3) uint8, or the other fields do not match them.
+    """
+
+    frames: np.ndarray
+    seconds: np.ndarray
+    indices: np.ndarray
+    fps: float
+    end: float
+    path: str | None = None
+    decode_warnings: int = 0
+    pixel_values: torch.Tensor | None = field(default=None, repr=False)
+    geometry: Geometry | None = None
+
+    def __post_init__(self) -> None:
+        frames = self.frames
+        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.shape[0]:
+            raise InputError(f"a clip's frames must be (T, H, W, 3) uint8 RGB, got {frames.shape} {frames.dtype}")
+        object.__setattr__(self, "seconds", np.asarray(self.seconds, dtype=np.float64))
+        object.__setattr__(self, "indices", np.asarray(self.indices, dtype=np.int64))
+        for name in ("seconds", "indices"):
+            if getattr(self, name).shape != (len(frames),):
+                raise InputError(f"{name} must have one entry a frame ({len(frames)}), got {getattr(self, name).shape}")
+        if np.any(np.diff(self.seconds) < 0):
+            raise InputError("seconds must not decrease: frames are kept in presentation order")
+        if self.end < self.seconds[-1]:
+            raise InputError(f"end={self.end} s lies before the last frame at {self.seconds[-1]} s")
+        if self.geometry is not None and self.geometry.source_size != self.size:
+            raise InputError(f"the geometry is of {self.geometry.source_size} frames, the clip's are {self.size}")
+
+    @classmethod
+    def from_frames(cls, frames: np.ndarray, fps: float = 25.0) -> Clip:
+        """Return a clip of frames (T, H, W, 3) uint8 RGB shown at a constant rate."""
+        frames = np.asarray(frames)
+        if not fps > 0:
+            raise InputError(f"fps must be positive, got {fps}")
+        count = len(frames)
+        return cls(frames, np.arange(count) / fps, np.arange(count), float(fps), count / fps)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the frames in pixels."""
+        return (self.frames.shape[1], self.frames.shape[2])
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        source = f" of {self.path}" if self.path else ""
+        prepared = "" if self.geometry is None else f", prepared at {'×'.join(map(str, self.geometry.model_size))}"
+        return (
+            f"Clip({len(self)} frames {height}×{width}{source}, {self.seconds[0]:.3f}–{self.end:.3f} s, "
+            f"{self.fps:.3g} fps{prepared})"
+        )
+
+    def prepared(self, pixel_values: torch.Tensor, geometry: Geometry) -> Clip:
+        """Return the same clip with what the model is given, and how it was cut from the frames."""
+        return replace(self, pixel_values=pixel_values, geometry=geometry)
