@@ -48,14 +48,12 @@ class TokenGrid:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tubelet", tuple(int(size) for size in self.tubelet))
-        if len(self.tubelet) != 3:
-            raise GridError(f"tubelet must be (frames, rows, columns), got {self.tubelet}")
+        if len(self.tubelet) != 3 or min(self.tubelet) < 1:
+            raise GridError(f"tubelet must be three positive sizes (frames, rows, columns), got {self.tubelet}")
         for name, size in zip("thw", self.shape, strict=True):
             if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or size < 1:
                 raise GridError(f"the grid's {name} must be a positive integer, got {size!r}")
             object.__setattr__(self, name, int(size))
-        if min(self.tubelet) < 1:
-            raise GridError(f"tubelet sizes must be positive, got {self.tubelet}")
 
     @classmethod
     def from_video(
@@ -66,6 +64,8 @@ class TokenGrid:
         Raises:
             GridError: a size is not a whole number of tubelets. (A strided convolution would drop the rest silently.)
         """
+        if len(tubelet) != 3 or min(tubelet) < 1:
+            raise GridError(f"tubelet must be three positive sizes (frames, rows, columns), got {tuple(tubelet)}")
         depth, rows, columns = (int(size) for size in tubelet)
         for name, size, unit in (("frames", frames, depth), ("height", height, rows), ("width", width, columns)):
             if size < unit or size % unit:
@@ -184,7 +184,9 @@ class TokenGrid:
         length = tokens.shape[axis]
         if length != self.num_tubelets:
             self.check(length)
-            tokens = tokens[(slice(None),) * axis + (slice(self.offset, None),)]
+            start, count = self.offset, self.num_tubelets
+            narrow = getattr(tokens, "narrow", None)  # a tensor's; an array is sliced
+            tokens = narrow(axis, start, count) if narrow else tokens[(slice(None),) * axis + (slice(start, None),)]
         return tokens.reshape(*tokens.shape[:axis], *self.shape, *tokens.shape[axis + 1 :])
 
     def flatten(self, values: Any) -> Any:

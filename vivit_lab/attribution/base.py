@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from vivit_lab.errors import GridError, InputError
 from vivit_lab.grid import TokenGrid
 
-__all__ = ["AttributionMap"]
+__all__ = ["AttributionMap", "is_fake"]
 
 _FORMAT = "vivit_lab.AttributionMap/1"
 
@@ -54,11 +54,13 @@ class AttributionMap:
     def __post_init__(self) -> None:
         relevance = self.relevance.detach().to(torch.float32)
         if relevance.ndim != 4 or tuple(relevance.shape[1:]) != self.grid.shape:
-            raise GridError(f"relevance must be (batch, {', '.join(map(str, self.grid.shape))}), got {tuple(relevance.shape)}")
+            raise GridError(
+                f"relevance must be (batch, {', '.join(map(str, self.grid.shape))}), got {tuple(relevance.shape)}"
+            )
         object.__setattr__(self, "relevance", relevance)
         if self.frame_indices is not None and len(self.frame_indices) != len(relevance):
             raise InputError(f"frame_indices has {len(self.frame_indices)} clips, the relevance {len(relevance)}")
-        if _is_fake(relevance):
+        if is_fake(relevance):
             return
         if not bool(torch.isfinite(relevance).all()):
             raise InputError(f"{self.method} gave a relevance that is not finite; compute in float32 or bfloat16")
@@ -138,8 +140,14 @@ class AttributionMap:
             f"{low:.3g}–{high:.3g}, scale: {self.scale})"
         )
 
+    def _repr_html_(self) -> str:
+        """Return the map as a notebook shows it: what it is, its colour scale, and its tubelet rows as pictures."""
+        from vivit_lab.attribution._html import map_html
 
-def _is_fake(tensor: torch.Tensor) -> bool:
+        return map_html(self, has_values=not is_fake(self.relevance))
+
+
+def is_fake(tensor: torch.Tensor) -> bool:
     """Whether the tensor has a shape and device but no values (device placement is tested with such tensors)."""
     from torch._subclasses.fake_tensor import FakeTensor
 

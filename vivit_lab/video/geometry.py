@@ -85,7 +85,7 @@ class Geometry:
     @property
     def visible(self) -> Box:
         """The part of the source frame (top, left, bottom, right) that the model sees, in source pixels."""
-        top, left, bottom, right = self.to_source((0.0, 0.0, *map(float, self.model_size)))
+        top, left, bottom, right = self.to_source((0.0, 0.0, float(self.model_size[0]), float(self.model_size[1])))
         height, width = self.source_size
         return (max(top, 0.0), max(left, 0.0), min(bottom, float(height)), min(right, float(width)))
 

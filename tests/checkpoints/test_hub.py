@@ -1,0 +1,235 @@
+"""Files from directories and from a Hub: the real client against a loopback server."""
+
+import shutil
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub import constants, file_download
+from huggingface_hub.utils import _http, disable_progress_bars
+
+from tests.checkpoints.hub_server import COMMITS, LARGE, TOKEN, serve
+from tests.model.tiny import TINY, clips
+from vivit_lab.checkpoints.hub import is_local, resolve_file, resolve_first
+from vivit_lab.errors import CheckpointNotFoundError
+from vivit_lab.model.classifier import VivitForVideoClassification
+from vivit_lab.model.config import VivitConfig
+
+
+@pytest.fixture(scope="module")
+def models():
+    torch.manual_seed(0)
+    config = VivitConfig(**TINY, num_labels=3)
+    return {revision: VivitForVideoClassification(config).eval() for revision in COMMITS}
+
+
+@pytest.fixture
+def server(tmp_path, models, monkeypatch):
+    root = tmp_path / "hub"
+    for revision, model in models.items():
+        model.save_pretrained(root / "lab" / "tiny" / revision)
+    shutil.copytree(root / "lab" / "tiny", root / "lab" / "gated-tiny")
+    models["main"].save_pretrained(root / "lab" / "sharded" / "main", max_shard_size="40KB")
+    (root / "lab" / "empty" / "main").mkdir(parents=True)
+    shutil.copy(root / "lab" / "tiny" / "main" / "config.json", root / "lab" / "empty" / "main")
+    with serve(root) as running:
+        point_client_at(running.url, tmp_path, monkeypatch)
+        yield running
+        _http.reset_sessions()
+
+
+def point_client_at(url, tmp_path, monkeypatch):
+    """Let the client of this process talk to another Hub; it reads its settings once, when it is imported."""
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    # it waits half a minute before it believes that a server is gone
+    monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda seconds: None, time=time.time))
+    disable_progress_bars()
+    _http.reset_sessions()
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "cache"
+
+
+def same(ours, other):
+    x = clips()
+    with torch.no_grad():
+        return torch.equal(ours(x).logits, other(x).logits)
+
+
+def test_a_model_is_downloaded_and_told_where_from(server, cache, models):
+    loaded = VivitForVideoClassification.from_pretrained("lab/tiny", cache_dir=cache)
+    assert same(loaded, models["main"])
+    assert loaded.name_or_path == "lab/tiny"
+    assert any(path.startswith("/lfs/") and method == "GET" for method, path, _ in server.requests)
+
+
+def test_a_sharded_model_is_downloaded(server, cache, models):
+    assert same(VivitForVideoClassification.from_pretrained("lab/sharded", cache_dir=cache), models["main"])
+
+
+@pytest.mark.parametrize("revision", ["v2", COMMITS["v2"]])
+def test_a_revision_is_a_branch_or_a_commit(server, cache, models, revision):
+    loaded = VivitForVideoClassification.from_pretrained("lab/tiny", revision=revision, cache_dir=cache)
+    assert same(loaded, models["v2"])
+    assert not same(loaded, models["main"])
+
+
+def test_the_second_load_fetches_nothing(server, cache):
+    VivitForVideoClassification.from_pretrained("lab/tiny", cache_dir=cache)
+    server.requests.clear()
+    VivitForVideoClassification.from_pretrained("lab/tiny", cache_dir=cache)
+    assert {method for method, _, _ in server.requests} == {"HEAD"}
+
+
+def test_local_files_only_asks_nobody(server, cache, models):
+    VivitForVideoClassification.from_pretrained("lab/sharded", cache_dir=cache)
+    server.requests.clear()
+    loaded = VivitForVideoClassification.from_pretrained("lab/sharded", cache_dir=cache, local_files_only=True)
+    assert same(loaded, models["main"])
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("repo", ["lab/tiny", "lab/sharded"])
+def test_the_cache_serves_when_the_server_is_gone(server, cache, models, repo):
+    VivitForVideoClassification.from_pretrained(repo, cache_dir=cache)
+    server.shutdown()
+    server.server_close()
+    assert same(VivitForVideoClassification.from_pretrained(repo, cache_dir=cache), models["main"])
+
+
+def test_a_cut_download_goes_on_where_it_stopped(server, cache, models, monkeypatch):
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", LARGE // 4)  # only whole chunks are kept
+    server.cut_once = LARGE  # the first answer with the weights ends early
+    with pytest.raises(CheckpointNotFoundError, match="try again: a download goes on where it stopped"):
+        VivitForVideoClassification.from_pretrained("lab/tiny", cache_dir=cache)
+    loaded = VivitForVideoClassification.from_pretrained("lab/tiny", cache_dir=cache)
+    assert same(loaded, models["main"])
+    assert server.ranges == [f"bytes={LARGE}-"]
+
+
+def test_a_token_opens_a_gated_repository(server, cache, models):
+    loaded = VivitForVideoClassification.from_pretrained("lab/gated-tiny", cache_dir=cache, token=TOKEN)
+    assert same(loaded, models["main"])
+
+
+def test_a_gated_repository_says_how_to_get_in(server, cache):
+    with pytest.raises(CheckpointNotFoundError, match="gated: accept its terms"):
+        resolve_file("lab/gated-tiny", "config.json", cache_dir=cache)
+
+
+@pytest.mark.parametrize("token", [None, TOKEN])
+def test_an_absent_repository_names_directory_and_hub(server, cache, token):
+    with pytest.raises(CheckpointNotFoundError, match=r"no directory 'lab/none' here and no such repository"):
+        resolve_file("lab/none", "config.json", cache_dir=cache, token=token)
+
+
+def test_an_absent_revision_is_named(server, cache):
+    with pytest.raises(CheckpointNotFoundError, match="no revision 'v9'"):
+        resolve_file("lab/tiny", "config.json", revision="v9", cache_dir=cache)
+
+
+def test_an_absent_file_is_an_error_only_where_required(server, cache):
+    assert resolve_file("lab/tiny", "vocab.txt", cache_dir=cache, required=False) is None
+    with pytest.raises(CheckpointNotFoundError, match=r"lab/tiny \(revision main\) has no file vocab.txt"):
+        resolve_file("lab/tiny", "vocab.txt", cache_dir=cache)
+
+
+def test_a_repository_without_weights_lists_what_was_looked_for(server, cache):
+    with pytest.raises(CheckpointNotFoundError, match=r"has none of the files model\.safetensors, "):
+        VivitForVideoClassification.from_pretrained("lab/empty", cache_dir=cache)
+
+
+def test_offline_and_not_cached_says_so(server, cache, monkeypatch):
+    with pytest.raises(
+        CheckpointNotFoundError, match=r"not in the cache .*downloads are off \(local_files_only=True\)"
+    ):
+        resolve_file("lab/tiny", "config.json", cache_dir=cache, local_files_only=True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    _http.reset_sessions()
+    with pytest.raises(CheckpointNotFoundError, match=r"downloads are off \(HF_HUB_OFFLINE is set\)"):
+        resolve_file("lab/tiny", "config.json", cache_dir=cache)
+    assert server.requests == []
+
+
+def test_offline_without_weights_says_that_only_the_cache_was_searched(server, cache):
+    resolve_file("lab/tiny", "config.json", cache_dir=cache)
+    with pytest.raises(CheckpointNotFoundError, match="only the cache was searched"):
+        VivitForVideoClassification.from_pretrained("lab/tiny", cache_dir=cache, local_files_only=True)
+
+
+def test_no_connection_and_nothing_cached_says_why(server, cache):
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(CheckpointNotFoundError, match=r"the Hub at http://127.0.0.1:\d+ could not be reached"):
+        resolve_file("lab/tiny", "config.json", cache_dir=cache)
+
+
+def test_a_lost_connection_does_not_fall_back_to_other_weights(server, cache):
+    resolve_file("lab/tiny", "config.json", cache_dir=cache)
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(CheckpointNotFoundError, match="could not be reached"):
+        resolve_first("lab/tiny", ("model.safetensors", "pytorch_model.bin"), cache_dir=cache)
+
+
+def test_another_trouble_keeps_its_reason(server, cache):
+    cache.write_text("a file where a directory should be")
+    with pytest.raises(CheckpointNotFoundError, match=r"config.json of lab/tiny could not be fetched"):
+        resolve_file("lab/tiny", "config.json", cache_dir=cache / "inside")
+
+
+PATHS = ["./model", "../model", "/no/such/model", "~/no-such-model", "model/", "a/b/c", "weights.safetensors"]
+PATHS += ["two words", "", "a..b", "a--b/c"]
+
+
+@pytest.mark.parametrize("text", PATHS)
+def test_what_is_written_like_a_path_never_reaches_the_hub(text, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: pytest.fail("the Hub was asked"))
+    with pytest.raises(CheckpointNotFoundError, match=r"there is no directory .* and it is not a Hub id"):
+        resolve_file(text, "config.json")
+
+
+def test_a_path_object_is_always_a_directory():
+    with pytest.raises(CheckpointNotFoundError, match="there is no directory 'lab/tiny'"):
+        resolve_file(Path("lab") / "tiny", "config.json")
+
+
+def test_a_directory_wins_over_a_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert not is_local("lab/tiny")
+    folder = tmp_path / "lab" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    assert is_local("lab/tiny")
+    assert Path(str(resolve_file("lab/tiny", "config.json"))).samefile(folder / "config.json")
+
+
+def test_a_directory_without_the_file_says_what_it_holds(tmp_path):
+    with pytest.raises(CheckpointNotFoundError, match="which holds: nothing"):
+        resolve_file(tmp_path, "config.json")
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(CheckpointNotFoundError, match=r"there is no config.json in .* which holds: notes.txt"):
+        resolve_file(tmp_path, "config.json")
+    assert resolve_file(tmp_path, "config.json", required=False) is None
+    with pytest.raises(CheckpointNotFoundError, match=r"has none of the files a, b$"):
+        resolve_first(tmp_path, ("a", "b"))
+
+
+def test_a_file_is_not_a_checkpoint(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"")
+    with pytest.raises(CheckpointNotFoundError, match="is a file; wanted the directory"):
+        resolve_file(str(path), "config.json")

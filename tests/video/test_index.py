@@ -1,0 +1,146 @@
+"""The packet index: counts, times, key frames, and the reasons not to trust packets."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.video.break_video import claim_frames
+from tests.video.make_video import FRAME, Variant
+from vivit_lab.errors import DecodeError
+from vivit_lab.video.index import FrameIndex, _increasing, load_index
+from vivit_lab.video.keyframes import is_clean_start
+from vivit_lab.video.read import read_clip
+
+
+def index_of(pts, keys=(0,), base=Fraction(1, 1000), last=40):
+    return FrameIndex(np.array(pts, np.int64), np.array(keys, np.int64), base, last)
+
+
+@pytest.mark.parametrize(
+    ("name", "obstacle"),
+    [
+        ("h264_b_frames.mp4", None),
+        ("h264_vfr.ts", None),
+        ("h264_no_times.avi", "AVI keeps no presentation times"),
+        ("mpeg4_b_frames.avi", "AVI keeps no presentation times"),
+        ("mjpeg.avi", None),
+        ("h264_raw.h264", "presentation times are missing or repeat"),
+        ("gif.gif", "gif frames cannot be found by their time"),
+        ("vp8_alt_ref.webm", "vp8 frames cannot be found by their time"),
+    ],
+)
+def test_obstacles(video, name, obstacle):
+    index = load_index(video(name))
+    assert index.obstacle == obstacle
+    assert len(index) == 30
+    assert index.seekable == (obstacle is None)
+
+
+def test_stripewise_refresh_is_no_key_frame(video):
+    assert len(load_index(video("h264_intra_refresh_long.mp4")).keyframes) == 1
+    assert len(load_index(video("h264_open_gop.mkv")).keyframes) == 4
+    assert len(load_index(video("h264.ts")).keyframes) == 4
+
+
+def test_clean_start_by_the_bytes():
+    lengths = b"\x01\x64\x00\x0a\xff"  # a header that says: four bytes of length before each unit
+
+    def units(*parts, start_codes=False):
+        return b"".join((b"\0\0\1" if start_codes else len(part).to_bytes(4, "big")) + part for part in parts)
+
+    text = b"\x06\x05\xff\x01" + b"x" * 256 + b"\x80"  # a message of kind 5 and 256 bytes
+    at_once, later = b"\x06\x06\x01\xc4\x80", b"\x06\x06\x01\x24\x80"
+    both = text[:-1] + at_once[1:]
+    idr, picture, other = b"\x65\x88", b"\x41\x9a", b"\x09\xf0"
+    for codes in (False, True):
+        header = None if codes else lengths
+
+        def clean(*parts, codes=codes, header=header):
+            return is_clean_start("h264", units(*parts, start_codes=codes), header)
+
+        assert clean(other, idr)
+        assert clean(at_once, picture)
+        assert clean(both, picture)
+        assert not clean(later, picture)
+        assert not clean(text, picture)
+        assert not clean(picture, at_once)
+        assert not clean(other)
+        assert not clean(b"\x06\x06\xff", picture)  # a message that breaks off
+        assert not clean(b"", picture)
+    assert is_clean_start("hevc", b"anything", None)
+
+
+def test_stream_that_begins_in_the_middle_is_numbered_by_decoding(tmp_path):
+    path = Variant("middle.ts", "libx264", count=30).make(tmp_path)
+    whole = read_clip(path)
+    packets = np.frombuffer(path.read_bytes(), np.uint8).reshape(-1, 188).astype(int)
+    units = np.flatnonzero((packets[:, 1] & 0x40).astype(bool) & (((packets[:, 1] & 31) * 256 + packets[:, 2]) == 256))
+    tables = packets[: units[0]]
+    path.write_bytes(np.concatenate([tables, packets[units[3] :]]).astype(np.uint8).tobytes())
+    index = load_index(path)
+    assert index.obstacle == "the stream does not begin with a key frame"
+    clip = read_clip(path)
+    assert len(clip) == len(index) < 30
+    assert np.array_equal(clip.frames[-20:], whole.frames[-20:])
+
+
+def test_times_and_ends():
+    index = index_of([500, 540, 700], last=60)
+    assert index.seconds.tolist() == [0, 0.04, 0.2]
+    assert (index.end, index.end_of(0), index.end_of(2)) == (pytest.approx(0.26), 0.04, pytest.approx(0.26))
+    assert index.fps == pytest.approx(3 / 0.26)
+    assert index.vfr
+    assert [index.frame_at(time) for time in (0, 0.0399, 0.04, 0.1, 0.2, 99)] == [0, 1, 1, 1, 2, 2]
+    assert index_of([7], last=0).fps == 25
+
+
+def test_even_times_within_rounding_are_not_variable():
+    assert not index_of(np.round(np.arange(30) * 1000 / 29.97)).vfr
+    assert not index_of([0]).vfr
+    assert index_of([0, 33, 66, 102]).vfr
+
+
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=40), st.integers(-1000, 1000), st.data())
+def test_keyframe_before_is_the_last_one_not_after(gaps, origin, data):
+    pts = origin + np.cumsum(gaps)
+    chosen = data.draw(st.sets(st.sampled_from(pts.tolist())))
+    index = index_of(pts, sorted({int(pts[0])} | chosen))
+    for frame in range(len(pts)):
+        key = index.keyframe_before(frame)
+        assert index.keyframes[key] <= pts[frame]
+        assert key == len(index.keyframes) - 1 or index.keyframes[key + 1] > pts[frame]
+        assert index.frame_at(float(index.seconds[frame])) == frame
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(-(2**40), 2**40)), max_size=30), st.booleans())
+def test_decoded_times_are_made_increasing_or_given_up(times, reorder):
+    result = _increasing(times, reorder=reorder)
+    if result is None:
+        repeats = len(set(times)) < len(times)
+        falls = all(one >= two for one, two in zip(times, times[1:], strict=False)) if None not in times else False
+        assert not times or None in times or (repeats if reorder else falls)
+        return
+    assert len(result) == len(times)
+    assert np.all(np.diff(result) > 0)
+    if sorted(times) == times:
+        if len(set(times)) == len(times):
+            assert result.tolist() == times
+
+
+def test_claimed_counts_change_nothing(tmp_path):
+    path = Variant("liar.avi", "mpeg4", time_base=FRAME, b_frames=2).make(tmp_path)
+    for claim in (1, 12, 999):
+        index = load_index(claim_frames(path, claim))
+        assert len(index) == 30
+        assert np.allclose(np.diff(index.seconds), 0.04)
+
+
+def test_no_frame_at_all(tmp_path):
+    path = Variant("table.mp4", "mpeg4", time_base=FRAME, container_options={"movflags": "faststart"}).make(tmp_path)
+    contents = path.read_bytes()
+    path.write_bytes(contents[: contents.index(b"mdat") + 4])
+    with pytest.raises(DecodeError, match="no frame of its video stream 0"):
+        load_index(path)

@@ -1,0 +1,73 @@
+"""Raw attention: one row of one layer's pattern."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from vivit_lab.attribution.base import AttributionMap
+from vivit_lab.attribution.reading import check_fusion, fuse_heads, map_of, query_tokens, record_of
+from vivit_lab.errors import InputError
+from vivit_lab.hooks.record import AttentionRecord
+from vivit_lab.model.encoder import VivitPreTrainedModel
+from vivit_lab.video.clip import Clip
+
+__all__ = ["RawAttention"]
+
+
+@dataclass(frozen=True)
+class RawAttention:
+    """Attention of one layer from the query tokens to every tubelet, heads fused: E_h A_l[query, :].
+
+    Class-agnostic: it does not depend on the classifier. It shows one layer, not what reached the output.
+
+    Args:
+        layer: which layer; negative counts from the last.
+        head_fusion: ``"mean"``, ``"max"`` or ``"min"`` over the heads.
+        head: one head instead of a fusion over all.
+
+    Raises:
+        InputError: an argument is wrong.
+
+    Cost: one row a query, O(tokens · d_model), beside the forward.
+    """
+
+    layer: int = -1
+    head_fusion: str = "mean"
+    head: int | None = None
+
+    def __post_init__(self) -> None:
+        check_fusion(self.head_fusion)
+
+    def __call__(
+        self,
+        model: VivitPreTrainedModel | AttentionRecord,
+        pixel_values: Tensor | Clip | Sequence[Clip] | None = None,
+        *,
+        queries: int | Sequence[int] | Tensor | None = None,
+    ) -> AttributionMap:
+        """Explain a batch of clips.
+
+        Args:
+            model: a ViViT, or the record of one.
+            pixel_values: (batch, frames, channels, height, width) or prepared clips; not with a record.
+            queries: sequence indices whose attention is averaged; CLS by default (all tokens where there is no CLS).
+
+        Returns:
+            A map whose values and the CLS entry's sum to 1 for a mean over unmasked heads.
+        """
+        record = record_of(model, pixel_values, layers=[self.layer])
+        tokens, target = query_tokens(record, queries)
+        rows = record.rows(self.layer, tokens)  # (batch, head, query, key)
+        fused = (
+            rows.select(1, self._head(record)) if self.head is not None else fuse_heads(rows, self.head_fusion, dim=1)
+        )
+        scale = "attention probability; with CLS it sums to 1"
+        return map_of(record, fused.mean(dim=1), self, target, scale)
+
+    def _head(self, record: AttentionRecord) -> int:
+        if self.head is None or not -record.num_heads <= self.head < record.num_heads:
+            raise InputError(f"head={self.head} is outside 0..{record.num_heads - 1}")
+        return self.head

@@ -1,0 +1,96 @@
+"""What the attention methods share: where they read from, which tokens they explain, how heads are fused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from torch import Tensor
+
+from vivit_lab.attribution.base import AttributionMap, is_fake
+from vivit_lab.errors import InputError
+from vivit_lab.hooks.record import AttentionRecord
+from vivit_lab.hooks.recorder import record_attention
+from vivit_lab.model.encoder import VivitPreTrainedModel
+from vivit_lab.video.clip import Clip
+
+__all__ = ["HEAD_FUSIONS", "check_fusion", "fuse_heads", "map_of", "query_tokens", "record_of"]
+
+HEAD_FUSIONS = ("mean", "max", "min")
+
+
+def check_fusion(head_fusion: str) -> None:
+    """Refuse a head fusion that is not known.
+
+    Raises:
+        InputError: it is not one of ``HEAD_FUSIONS``.
+    """
+    if head_fusion not in HEAD_FUSIONS:
+        raise InputError(f"head_fusion={head_fusion!r} is not known; choose one of {', '.join(HEAD_FUSIONS)}")
+
+
+def fuse_heads(pattern: Tensor, how: str, dim: int) -> Tensor:
+    """Reduce the head axis ``dim`` of a pattern by its mean, maximum or minimum."""
+    if how == "mean":
+        return pattern.mean(dim=dim)
+    return pattern.amax(dim=dim) if how == "max" else pattern.amin(dim=dim)
+
+
+def record_of(
+    model: VivitPreTrainedModel | AttentionRecord,
+    pixel_values: Tensor | Clip | Sequence[Clip] | None,
+    layers: Sequence[int] | None = None,
+) -> AttentionRecord:
+    """Return the record given, or take one of the ``layers`` that are needed.
+
+    Raises:
+        InputError: a record came with pixel values, or a model without.
+    """
+    if isinstance(model, AttentionRecord):
+        if pixel_values is not None:
+            raise InputError("a record holds its own clips: pass either (model, pixel_values) or (record), not both")
+        return model
+    if pixel_values is None:
+        raise InputError("pixel_values is missing: pass (model, pixel_values), or the record of a forward pass")
+    return record_attention(model, pixel_values, layers=layers)
+
+
+def query_tokens(record: AttentionRecord, queries: int | Sequence[int] | Tensor | None) -> tuple[list[int], str]:
+    """Return the sequence indices that are explained, and their name.
+
+    Without ``queries`` that is CLS, or every token where the model averages over tokens instead.
+
+    Raises:
+        InputError: a query is no token of the grid.
+    """
+    if queries is None:
+        everything = range(record.grid.num_tokens)
+        return record.token_indices(
+            [0] if record.grid.cls else everything
+        ), "CLS" if record.grid.cls else "mean of all tokens"
+    tokens = record.token_indices(queries)
+    names = []
+    for token in tokens[:8]:
+        place = record.grid.position(token)
+        names.append("CLS" if place is None else "(t={}, y={}, x={})".format(*place))
+    more = f" and {len(tokens) - 8} more" if len(tokens) > 8 else ""
+    return tokens, f"{'token' if len(tokens) == 1 else 'mean of tokens'} {', '.join(names)}{more}"
+
+
+def map_of(record: AttentionRecord, relevance: Tensor, method: Any, target: str, scale: str) -> AttributionMap:
+    """Return the map of a relevance (batch, token) that a method, a dataclass, read from a record."""
+    provenance = dict(record.provenance)
+    if record.grid.cls and not is_fake(relevance):
+        provenance["cls_share"] = [round(value, 6) for value in relevance.select(1, 0).tolist()]
+    return AttributionMap(
+        record.grid.unflatten(relevance),
+        record.grid,
+        method=type(method).__name__,
+        parameters=asdict(method),
+        scale=scale,
+        target=target,
+        model_id=record.model_id,
+        frame_indices=record.frame_indices,
+        provenance=provenance,
+    )

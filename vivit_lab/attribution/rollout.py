@@ -1,0 +1,170 @@
+"""Attention rollout, exact and without ever holding a token × token matrix of every head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vivit_lab.attribution.base import AttributionMap
+from vivit_lab.attribution.reading import check_fusion, fuse_heads, map_of, query_tokens, record_of
+from vivit_lab.errors import InputError
+from vivit_lab.hooks.record import AttentionRecord
+from vivit_lab.memory import require_bytes
+from vivit_lab.model.encoder import VivitPreTrainedModel
+from vivit_lab.video.clip import Clip
+
+__all__ = ["AttentionRollout", "drop_lowest"]
+
+_DISCARDS = ("row", "matrix")
+
+
+@dataclass(frozen=True)
+class AttentionRollout:
+    """Attention rollout (Abnar & Zuidema 2020, https://arxiv.org/abs/2005.00928, section 3).
+
+    Each layer mixes tokens by Â = residual·I + (1 - residual)·A, with A the pattern fused over heads and rows
+    normalised to 1; the rollout of a query is its row of Â_L … Â_start. A row is carried from the top layer down, so
+    that a layer costs one blockwise pass over its pattern.
+
+    Class-agnostic: it does not depend on the classifier, so it cannot say why one class and not another.
+
+    Args:
+        head_fusion: ``"mean"``, ``"max"`` or ``"min"`` over the heads.
+        discard_ratio: fraction of the lowest fused weights that are set to 0, in [0, 1). Weights on the CLS key are
+            never dropped, and the fraction is one of all others.
+        discard: ``"row"`` drops that fraction of each row; ``"matrix"`` of the whole layer, by one threshold.
+        start_layer: the lowest layer that is multiplied in; negative counts from the last. Over all layers of a model
+            whose features are spatially mixed early, a rollout is diffuse; its upper layers are not.
+        residual: weight of the identity (the residual connection), in [0, 1).
+
+    Raises:
+        InputError: an argument is wrong.
+
+    Cost for N tokens: time 2·N²·d_model a layer; memory one block of rows. ``discard="matrix"`` holds one fused N×N
+    pattern at a time (39 MB for ViViT-B).
+
+    Example:
+        >>> heat = AttentionRollout(start_layer=8)(model, clip)
+    """
+
+    head_fusion: str = "mean"
+    discard_ratio: float = 0.0
+    discard: str = "row"
+    start_layer: int = 0
+    residual: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_fusion(self.head_fusion)
+        if self.discard not in _DISCARDS:
+            raise InputError(f"discard={self.discard!r} is not known; choose one of {', '.join(_DISCARDS)}")
+        for name in ("discard_ratio", "residual"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+
+    def __call__(
+        self,
+        model: VivitPreTrainedModel | AttentionRecord,
+        pixel_values: Tensor | Clip | Sequence[Clip] | None = None,
+        *,
+        queries: int | Sequence[int] | Tensor | None = None,
+    ) -> AttributionMap:
+        """Explain a batch of clips.
+
+        Args:
+            model: a ViViT, or the record of one.
+            pixel_values: (batch, frames, channels, height, width) or prepared clips; not with a record.
+            queries: sequence indices whose rollouts are averaged (``grid.token(t, y, x)``); CLS by default, all tokens
+                where there is no CLS.
+
+        Returns:
+            A map whose values sum to 1 together with the CLS entry (``provenance["cls_share"]``).
+
+        Raises:
+            InputError: ``start_layer`` or ``queries`` do not exist, or a layer is missing from the record.
+        """
+        count = model.num_layers if isinstance(model, AttentionRecord) else len(model.blocks)
+        if not -count <= self.start_layer < count:
+            raise InputError(f"start_layer={self.start_layer} is outside the model's layers 0..{count - 1}")
+        layers = range(self.start_layer % count, count)
+        record = record_of(model, pixel_values, layers=layers)
+        tokens, target = query_tokens(record, queries)
+        weights = torch.zeros(record.grid.num_tokens, device=record.device)
+        index = torch.tensor(tokens, device=record.device)
+        weights = weights.index_add(0, index, weights.new_full((len(tokens),), 1 / len(tokens)))
+        weights = weights.expand(record.batch_size, -1)
+        for layer in reversed(layers):
+            weights = self._step(record, layer, weights, tokens if layer == layers[-1] else None)
+        return map_of(record, weights, self, target, "share of the query's rollout; with CLS it sums to 1")
+
+    def _step(self, record: AttentionRecord, layer: int, weights: Tensor, only: list[int] | None) -> Tensor:
+        """Return weights · Â of one layer; ``only`` names the rows that have weight, where they are few."""
+        if only is not None and len(only) < 64:
+            fused = fuse_heads(record.rows(layer, only), self.head_fusion, dim=1)  # (batch, row, key)
+            if self.discard == "row" or not self.discard_ratio:
+                share = weights.new_full((len(only),), 1 / len(only))
+                index = torch.tensor(only, device=record.device)
+                return torch.stack([self._mix(block, share, index, record.grid.offset) for block in fused.unbind()])
+        if self.head_fusion == "mean" and not self.discard_ratio:
+            return self._linear(record, layer, weights)
+        return torch.stack([self._nonlinear(record, layer, clip, row) for clip, row in enumerate(weights.unbind())])
+
+    def _linear(self, record: AttentionRecord, layer: int, weights: Tensor) -> Tensor:
+        attended = record.propagate(layer, weights)
+        if record.head_mask is None:
+            return self.residual * weights + (1 - self.residual) * attended
+        kept = (
+            record.head_mask.select(0, layer).float().mean(dim=(1, 2, 3)).unsqueeze(1)
+        )  # what every row of the fused pattern sums to
+        return (self.residual * weights + (1 - self.residual) * attended) / (self.residual + (1 - self.residual) * kept)
+
+    def _nonlinear(self, record: AttentionRecord, layer: int, clip: int, weights: Tensor) -> Tensor:
+        blocks = (
+            (rows, fuse_heads(block, self.head_fusion, dim=0)) for rows, block in record.pattern_blocks(layer, clip)
+        )
+        offset = record.grid.offset
+        if self.discard_ratio and self.discard == "matrix":
+            count = record.grid.num_tokens
+            what = f"one fused pattern of {count}² tokens"
+            require_bytes(count**2 * 16, record.device, what, 'use discard="row", which works in blocks')
+            fused = torch.cat([block for _, block in blocks])
+            kept = drop_lowest(fused.narrow(1, offset, count - offset).reshape(1, -1), self.discard_ratio)
+            fused = torch.cat((fused.narrow(1, 0, offset), kept.view(count, -1)), dim=1)
+            everything = torch.arange(count, device=record.device)
+            return self._mix(fused, weights, everything, offset, discard=False)
+        total = torch.zeros_like(weights)
+        for rows, fused in blocks:
+            index = torch.arange(rows.start, rows.stop, device=record.device)
+            total += self._mix(fused, weights.index_select(0, index), index, offset)
+        return total
+
+    def _mix(self, fused: Tensor, weights: Tensor, rows: Tensor, offset: int, discard: bool = True) -> Tensor:
+        """Return weights · Â for some rows of a fused pattern (row, key); ``rows`` are their sequence indices."""
+        if discard and self.discard_ratio:
+            kept = drop_lowest(fused.narrow(1, offset, fused.shape[1] - offset), self.discard_ratio)
+            fused = torch.cat((fused.narrow(1, 0, offset), kept), dim=1)
+        total = self.residual + (1 - self.residual) * fused.sum(dim=-1)
+        # a row with no residual and nothing left carries nothing on
+        weights = torch.where(total > 0, weights / total.clamp_min(torch.finfo(total.dtype).tiny), 0)
+        mixed = torch.matmul(weights, fused) * (1 - self.residual)
+        return mixed.index_add_(0, rows, weights * self.residual)
+
+
+def drop_lowest(values: Tensor, ratio: float) -> Tensor:
+    """Return ``values`` with the lowest fraction of each row set to 0.
+
+    Exactly ``int(ratio · columns)`` entries of a row are dropped; among equals, those that come first.
+
+    Args:
+        values: (row, column).
+        ratio: fraction to drop, in [0, 1).
+    """
+    count = int(ratio * values.shape[-1])
+    if not count:
+        return values
+    threshold = values.kthvalue(count, dim=-1, keepdim=True).values
+    below, tied = values < threshold, values == threshold
+    spare = count - below.sum(dim=-1, keepdim=True)
+    return values.masked_fill(below | (tied & (tied.cumsum(dim=-1) <= spare)), 0)

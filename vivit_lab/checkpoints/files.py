@@ -1,0 +1,251 @@
+"""Read the tensors of a checkpoint one at a time, so that a model never lies in memory twice.
+
+Nothing in a checkpoint is executed: safetensors holds only numbers, and a ``pytorch_model.bin`` is read by PyTorch's
+restricted unpickler, which knows tensors and refuses everything else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from vivit_lab.checkpoints.hub import resolve_file, resolve_first
+from vivit_lab.errors import CheckpointError, ConfigError, InputError, UnsafeCheckpointError
+
+__all__ = ["WEIGHT_FILES", "TensorEntry", "TensorSource", "open_checkpoint", "open_files", "parse_dtype", "read_json"]
+
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""File names under which a checkpoint's tensors are looked for, the preferred ones first."""
+
+_SAFETENSORS_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+}  # fmt: skip
+_SHORT_DTYPES = {"fp32": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp64": "float64"}
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor of a checkpoint, known but not read.
+
+    Args:
+        shape: its shape.
+        dtype: its dtype on disk.
+        read: returns the tensor, on the CPU, in that dtype.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in bytes."""
+        return int(torch.Size(self.shape).numel()) * self.dtype.itemsize
+
+
+class TensorSource(Mapping[str, TensorEntry]):
+    """The tensors of a checkpoint by name, each read when it is asked for; a context manager that closes the files.
+
+    Args:
+        entries: name → entry.
+        stack: what is to be closed in the end.
+    """
+
+    def __init__(self, entries: dict[str, TensorEntry], stack: ExitStack | None = None) -> None:
+        self._entries = entries
+        self._stack = stack or ExitStack()
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> TensorSource:
+        """Wrap tensors that are in memory already.
+
+        Raises:
+            InputError: a name is no string or a value is no tensor.
+        """
+        entries = {}
+        for name, tensor in tensors.items():
+            if not isinstance(name, str) or not isinstance(tensor, Tensor):
+                raise InputError(f"wanted a state dict, name → tensor; got {name!r} → {type(tensor).__name__}")
+            entries[name] = TensorEntry(tuple(tensor.shape), tensor.dtype, lambda tensor=tensor: tensor.detach())
+        return cls(entries)
+
+    def __getitem__(self, name: str) -> TensorEntry:
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __enter__(self) -> TensorSource:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._entries = {}
+        self._stack.close()
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name → shape."""
+        return {name: entry.shape for name, entry in self._entries.items()}
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The dtype of the first floating-point tensor; None where there is none."""
+        return next((entry.dtype for entry in self._entries.values() if entry.dtype.is_floating_point), None)
+
+
+def open_checkpoint(model: str | os.PathLike[str], **where: Any) -> TensorSource:
+    """Open the weights of a checkpoint: one file or many, safetensors or a PyTorch file, in a directory or on the Hub.
+
+    Args:
+        model: a directory, or a Hub id.
+        **where: ``revision``, ``cache_dir``, ``local_files_only`` and ``token`` of ``resolve_file``.
+
+    Raises:
+        CheckpointNotFoundError: there are no weights, or a shard is missing.
+        CheckpointError: a file is damaged, or the index does not describe its shards.
+        UnsafeCheckpointError: a file holds more than tensors.
+    """
+    path = resolve_first(model, WEIGHT_FILES, **where)
+    if path.suffix != ".json":
+        return open_files([path])
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{path} is not an index of shards: it has no weight_map")
+    shards = sorted({_plain_name(path, shard) for shard in weight_map.values()})
+    source = open_files([Path(str(resolve_file(model, shard, **where))) for shard in shards])
+    absent = sorted(set(weight_map) - set(source))
+    if absent:
+        source.__exit__()
+        raise CheckpointError(f"{path} lists tensors that its shards do not have ({len(absent)}): {', '.join(absent)}")
+    return source
+
+
+def _plain_name(index: Path, shard: Any) -> str:
+    """Refuse a shard name that leaves the checkpoint: it comes from a file that somebody else wrote."""
+    if not isinstance(shard, str) or PurePosixPath(shard).name != shard or "\\" in shard:
+        raise CheckpointError(f"{index} names the shard {shard!r}; wanted the plain name of a file beside it")
+    return shard
+
+
+def open_files(paths: list[Path]) -> TensorSource:
+    """Open safetensors or PyTorch files as one set of tensors.
+
+    Args:
+        paths: files; a name ending in ``.safetensors`` is read as such, any other as a PyTorch file.
+
+    Raises:
+        CheckpointError: a file is damaged or holds no tensors, or two files hold a tensor of the same name.
+        UnsafeCheckpointError: a PyTorch file holds more than tensors.
+    """
+    entries: dict[str, TensorEntry] = {}
+    stack = ExitStack()
+    try:
+        for path in paths:
+            found = _open_safetensors(path, stack) if path.suffix == ".safetensors" else _open_pickle(path)
+            twice = sorted(set(found) & set(entries))
+            if twice:
+                raise CheckpointError(f"{path} repeats tensors of another shard: {', '.join(twice)}")
+            entries.update(found)
+    except BaseException:
+        stack.close()
+        raise
+    return TensorSource(entries, stack)
+
+
+def _open_safetensors(path: Path, stack: ExitStack) -> dict[str, TensorEntry]:
+    try:
+        file = stack.enter_context(safe_open(os.fspath(path), framework="pt"))
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file ({error}); fetch it again") from error
+    entries = {}
+    for name in file.keys():
+        part = file.get_slice(name)
+        dtype = _SAFETENSORS_DTYPES.get(part.get_dtype())
+        if dtype is None:
+            raise CheckpointError(f"{path}: {name} is {part.get_dtype()}, a number format that is not supported")
+        entries[name] = TensorEntry(tuple(part.get_shape()), dtype, lambda name=name: file.get_tensor(name))
+    return entries
+
+
+def _open_pickle(path: Path) -> dict[str, TensorEntry]:
+    contents = _load_pickle(path)
+    if not isinstance(contents, dict):
+        raise CheckpointError(f"{path} holds a {type(contents).__name__}; wanted a state dict, name → tensor")
+    try:
+        return dict(TensorSource.from_tensors(contents))
+    except InputError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _load_pickle(path: Path) -> Any:
+    # only the zip form can be mapped; tensors are then read from the file as they are copied
+    mapped = zipfile.is_zipfile(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns about old pickle protocols, which it reads all the same
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:
+        if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
+            name = re.search(r"(?:GLOBAL|global:?|class) ([\w.]+\.\w+)", str(error))
+            what = f"asks to run {name[1]}" if name else "holds more than tensors"
+            raise UnsafeCheckpointError(
+                f"{path} {what}. It was not executed. Wanted a file of tensors: ask its owner for safetensors, or, if "
+                "you trust it, load it yourself and save the state dict with safetensors.torch.save_file"
+            ) from error
+        raise CheckpointError(f"{path} is not a whole PyTorch file ({type(error).__name__}); fetch it again") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        CheckpointError: the file does not hold one.
+    """
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    if not isinstance(contents, dict):
+        raise CheckpointError(f"{path} holds a JSON {type(contents).__name__}; wanted an object")
+    return contents
+
+
+def parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """Return the floating-point dtype of a name such as ``"float16"``, ``"torch.bfloat16"`` or ``"bf16"``.
+
+    Raises:
+        ConfigError: it is no floating-point dtype a model can have.
+    """
+    found = dtype
+    if isinstance(dtype, str):
+        name = dtype.removeprefix("torch.")
+        found = getattr(torch, _SHORT_DTYPES.get(name, name), None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point or found.itemsize < 2:
+        raise ConfigError(
+            f"dtype={dtype!r} is not a dtype of a model: wanted 'auto', 'float32', 'bfloat16', 'float16', 'float64' or "
+            "the torch dtype"
+        )
+    return found

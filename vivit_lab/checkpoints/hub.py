@@ -1,0 +1,215 @@
+"""Where the files of a checkpoint are: in a directory, or on the Hugging Face Hub (downloaded once, then cached)."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from vivit_lab.errors import CheckpointNotFoundError
+
+__all__ = ["BUNDLED", "is_local", "resolve_file", "resolve_first"]
+
+BUNDLED = "bundled"
+"""What stands for the model that ships with the package, wherever a directory or Hub id is taken."""
+
+# owner/name or name, as the Hub allows them
+_REPO_ID = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}(?:/[A-Za-z0-9_][\w.-]{0,95})?")
+_FILE_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".json", ".ckpt")
+
+
+def is_local(model: str | os.PathLike[str]) -> bool:
+    """Whether ``model`` names a directory on this machine rather than a Hub id; nothing is fetched.
+
+    A directory that exists always wins over a Hub id of the same spelling, as in transformers.
+
+    Args:
+        model: a directory, or a Hub id such as ``"google/vivit-b-16x2-kinetics400"``.
+
+    Raises:
+        CheckpointNotFoundError: it is written like a path, but there is no such directory.
+    """
+    text = os.fspath(model)
+    path = Path(text).expanduser()
+    if text and path.is_dir():
+        return True
+    if path.is_file():
+        raise CheckpointNotFoundError(
+            f"{text} is a file; wanted the directory that holds it and its config.json, or a Hub id"
+        )
+    if isinstance(model, os.PathLike) or _written_like_a_path(text):
+        raise CheckpointNotFoundError(
+            f"there is no directory {text!r} (looked for {path.absolute()}), and it is not a Hub id: wanted a "
+            "directory with a config.json, or an id such as 'google/vivit-b-16x2-kinetics400'"
+        )
+    return False
+
+
+def _written_like_a_path(text: str) -> bool:
+    separators = {"/", os.sep, os.altsep or "/"}
+    return (
+        text.startswith((".", "~", "/", "\\"))
+        or any(text.endswith(mark) for mark in separators)
+        or text.lower().endswith(_FILE_SUFFIXES)
+        or not _REPO_ID.fullmatch(text)
+        or "--" in text
+        or ".." in text
+    )
+
+
+def resolve_file(
+    model: str | os.PathLike[str],
+    filename: str,
+    *,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+    required: bool = True,
+) -> Path | None:
+    """Return the path of one file of a checkpoint, downloading it where it is on the Hub and not in the cache.
+
+    Args:
+        model: a directory, a Hub id, or ``"bundled"``.
+        filename: name of the file in the directory or repository.
+        revision: branch, tag or commit on the Hub; ``"main"`` where None. A directory has none.
+        cache_dir: where downloads are kept; ``HF_HOME`` and the Hub client's own default where None.
+        local_files_only: only look into the cache, never at the network. ``HF_HUB_OFFLINE=1`` does the same.
+        token: access token for gated and private repositories; True for the one stored by ``hf auth login``.
+        required: whether a checkpoint without this file is an error.
+
+    Returns:
+        The path; None where the checkpoint is there but not this file, and it is not required.
+
+    Raises:
+        CheckpointNotFoundError: no such directory, repository, revision or file, no access to it, or no connection
+            and nothing cached; the message says which, and what to do.
+    """
+    if model == BUNDLED:
+        from vivit_lab.checkpoints.bundled import bundled_model_path  # it may itself look on the Hub, through here
+
+        model = bundled_model_path(cache_dir=cache_dir, local_files_only=local_files_only, token=token)
+    if is_local(model):
+        path = Path(os.fspath(model)).expanduser() / filename
+        if path.is_file():
+            return path
+        if not required:
+            return None
+        present = ", ".join(sorted(entry.name for entry in path.parent.iterdir())[:20]) if path.parent.is_dir() else ""
+        raise CheckpointNotFoundError(f"there is no {filename} in {path.parent}, which holds: {present or 'nothing'}")
+    place = {"revision": revision, "cache_dir": None if cache_dir is None else os.fspath(cache_dir)}
+    return _download(os.fspath(model), filename, place, local_files_only, token, required)
+
+
+def resolve_first(model: str | os.PathLike[str], filenames: tuple[str, ...], **where: Any) -> Path:
+    """Return the path of the first of several files that a checkpoint has.
+
+    Args:
+        model: a directory, or a Hub id.
+        filenames: names in order of preference.
+        **where: ``revision``, ``cache_dir``, ``local_files_only`` and ``token`` of ``resolve_file``.
+
+    Raises:
+        CheckpointNotFoundError: it has none of them.
+    """
+    for filename in filenames:
+        path = resolve_file(model, filename, **where, required=False)
+        if path is not None:
+            return path
+    only_cache = not is_local(model) and _offline(bool(where.get("local_files_only")))
+    hint = "; only the cache was searched: allow downloads once, with a connection" if only_cache else ""
+    raise CheckpointNotFoundError(f"{os.fspath(model)} has none of the files {', '.join(filenames)}{hint}")
+
+
+def _download(
+    repo: str,
+    filename: str,
+    place: dict[str, str | None],
+    local_files_only: bool,
+    token: str | bool | None,
+    required: bool,
+) -> Path | None:
+    # the client is slow to import, and a directory never needs it
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        path = hf_hub_download(
+            repo,
+            filename,
+            revision=place["revision"],
+            cache_dir=place["cache_dir"],
+            local_files_only=local_files_only,
+            token=token,
+        )
+        return Path(path)
+    except LocalEntryNotFoundError as error:
+        # Offline, an optional file may simply not belong to the checkpoint. With a connection that failed, going on
+        # could silently pick a worse file, unless the Hub is known not to have this one.
+        if not required and (_offline(local_files_only) or _known_absent(repo, filename, place)):
+            return None
+        raise CheckpointNotFoundError(_unreachable(repo, filename, place, local_files_only, error)) from error
+    except EntryNotFoundError as error:
+        if not required:
+            return None
+        raise CheckpointNotFoundError(
+            f"the Hub repository {repo} (revision {place['revision'] or 'main'}) has no file {filename}"
+        ) from error
+    except Exception as error:  # only to add context: the client raises errors of several HTTP libraries
+        raise CheckpointNotFoundError(_refused(repo, filename, place, error)) from error
+
+
+def _offline(local_files_only: bool) -> bool:
+    from huggingface_hub import constants
+
+    return local_files_only or bool(constants.HF_HUB_OFFLINE)
+
+
+def _known_absent(repo: str, filename: str, place: dict[str, str | None]) -> bool:
+    """Whether the cache remembers that the Hub has no such file at this revision."""
+    from huggingface_hub import try_to_load_from_cache
+
+    known = try_to_load_from_cache(repo, filename, cache_dir=place["cache_dir"], revision=place["revision"])
+    return known is not None and not isinstance(known, str)
+
+
+def _unreachable(
+    repo: str, filename: str, place: dict[str, str | None], local_files_only: bool, error: Exception
+) -> str:
+    from huggingface_hub import constants
+
+    cache = place["cache_dir"] or constants.HF_HUB_CACHE
+    what = f"{filename} of {repo} (revision {place['revision'] or 'main'}) is not in the cache {cache}"
+    if _offline(local_files_only):
+        why = "local_files_only=True" if local_files_only else "HF_HUB_OFFLINE is set"
+        return (
+            f"{what}, and downloads are off ({why}). Load it once with a connection, or pass a directory; "
+            f"there is no directory {repo!r} here"
+        )
+    cause = error.__cause__ or error
+    return (
+        f"{what}, and the Hub at {constants.ENDPOINT} could not be reached ({type(cause).__name__}: {cause}). "
+        f"Check the connection, or pass a directory; there is no directory {repo!r} here"
+    )
+
+
+def _refused(repo: str, filename: str, place: dict[str, str | None], error: Exception) -> str:
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    if isinstance(error, GatedRepoError):
+        return (
+            f"{repo} on the Hub is gated: accept its terms on its page, then run `hf auth login` or pass token=… "
+            "to download it"
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            f"there is no directory {repo!r} here and no such repository on the Hub, or it is private: check the "
+            "spelling; for a private one run `hf auth login` or pass token=…"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return f"{repo} on the Hub has no revision {place['revision']!r}: wanted a branch, a tag or a full commit hash"
+    return (
+        f"{filename} of {repo} could not be fetched from the Hub ({type(error).__name__}: {error}); "
+        "try again: a download goes on where it stopped"
+    )

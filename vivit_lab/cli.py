@@ -1,0 +1,332 @@
+"""The command line: ``vivit-lab demo``, ``render``, ``predict``, ``info``. Argument parsing and printing only."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vivit_lab._version import __version__
+from vivit_lab.errors import InputError, VivitLabError, VivitLabWarning
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="vivit-lab",
+    help="See why a video transformer decided what it did.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_err = Console(stderr=True, highlight=False)
+
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes CUDA where there is one.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto for the checkpoint's own.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random: --start random, and weights drawn anew.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; no progress, no tables.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the whole trace of an error.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="Directory, Hub id, or 'bundled'.")]
+Stride = Annotated[int, typer.Option(min=1, help="Take one frame in so many.")]
+Start = Annotated[str, typer.Option(help="First frame (12), time (1.5s), or 'random'.")]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 1 an error, 2 wrong usage, 130 interrupted."""
+    given = sys.argv[1:] if arguments is None else arguments
+    warnings.showwarning = _show_warning
+    warnings.simplefilter("always", VivitLabWarning)
+    try:
+        code = app(given, standalone_mode=False)
+    except click.exceptions.Abort:
+        _err.print("interrupted")
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except KeyboardInterrupt:
+        _err.print("interrupted")
+        return 130
+    except Exception as error:
+        if "--debug" in given:
+            raise
+        _print_error(error)
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the files go.")] = Path("vivit-lab-demo"),
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    seed: Seed = 0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Render the attention rollout of the bundled model over the bundled clip: a movie, a sheet and the map."""
+    from vivit_lab.checkpoints.bundled import bundled_clip_path
+    from vivit_lab.explain import DEMO_METHOD, explain_video
+
+    _seed(seed)
+    model, processor = _load("bundled", device, dtype, quiet=as_json)
+    with _status("reading, attending, drawing", quiet=as_json):
+        result = explain_video(
+            bundled_clip_path(), model, processor, DEMO_METHOD, out=out, sheet=True, save_map=True
+        )
+    if as_json:
+        return _print_json({"files": _paths(result.files), "map": result.map.metadata()})
+    print(
+        "An attention rollout from layer 8 to 11 of a ViT pretrained on images (DINOv2 ViT-S/14), started as a ViViT:\n"
+        "where its CLS token looked in each frame. The model knows no motion and no classes; over all twelve layers\n"
+        "the rollout is diffuse. Clip: CC-BY-SA-4.0, © 2019-2020 Joao Eriberto Mota Filho.\n"
+    )
+    _print_files(result.files)
+
+
+@app.command()
+def render(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Videos.")],
+    model: Model = "bundled",
+    method: Annotated[str, typer.Option(help="rollout or raw.")] = "rollout",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A field of the method, e.g. --set start_layer=8 --set head_fusion=max."),
+    ] = None,
+    query: Annotated[
+        list[str] | None, typer.Option(help="A token t,y,x whose attention is shown, instead of CLS; may repeat.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="A directory, or for one FILE the movie's path.")] = Path("."),
+    layout: Annotated[str, typer.Option(help="overlay, side_by_side or heat.")] = "overlay",
+    colormap: Annotated[str | None, typer.Option(help="inferno, viridis, magma, cividis, …")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Constant opacity of the heat; by default it follows it.")] = None,
+    normalize: Annotated[str, typer.Option(help="One colour scale a clip, or one a frame.")] = "clip",
+    zoom: Annotated[int, typer.Option(min=1, help="Enlarge small videos by a whole number.")] = 1,
+    stride: Stride = 2,
+    start: Start = "0",
+    sheet: Annotated[bool, typer.Option("--sheet", help="Also write a contact sheet, PNG.")] = False,
+    save_map: Annotated[bool, typer.Option("--map", help="Also write the map, safetensors.")] = False,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    seed: Seed = 0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Render what a model attended to over the frames of videos, one movie each."""
+    from vivit_lab.explain import explain_video, make_method
+
+    _seed(seed)
+    chosen = make_method(method, _settings(setting or []))
+    queries = [_numbers(text) for text in query or []] or None
+    if len(files) > 1 and out.suffix:
+        raise InputError(f"--out {out} names one file, but {len(files)} videos were given; name a directory")
+    loaded, processor = _load(model, device, dtype, quiet=as_json)
+    drawing = {"layout": layout, "colormap": colormap, "alpha": alpha, "normalize": normalize}
+    results, failed = [], 0
+    for file in files:
+        try:
+            result = explain_video(
+                file, loaded, processor, chosen,
+                out=out, stride=stride, start=_start(start, file, loaded.config.num_frames, stride), queries=queries,
+                sheet=sheet, save_map=save_map, progress=not as_json, movie={**drawing, "zoom": zoom},
+            )  # fmt: skip
+        except VivitLabError as error:
+            if debug or len(files) == 1:
+                raise
+            _print_error(error)
+            results.append({"video": str(file), "error": str(error)})
+            failed += 1
+            continue
+        results.append({"video": str(file), "files": _paths(result.files), "map": result.map.metadata()})
+        if not as_json:
+            _print_files(result.files)
+    if as_json:
+        _print_json({"videos": results})
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def predict(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A video.")],
+    model: Model = "bundled",
+    top: Annotated[int, typer.Option(min=1, help="How many classes.")] = 5,
+    stride: Stride = 2,
+    start: Start = "0",
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    seed: Seed = 0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Classify a window of a video."""
+    import torch
+
+    from vivit_lab.explain import top_labels
+    from vivit_lab.video.read import read_clip
+
+    _seed(seed)
+    loaded, processor = _load(model, device, dtype, quiet=as_json)
+    if not hasattr(loaded, "classifier"):
+        raise InputError(
+            f"{model} has no classifier, so it predicts nothing; name a classifier with --model, "
+            "e.g. google/vivit-b-16x2-kinetics400"
+        )
+    count = loaded.config.num_frames
+    with _status("reading and classifying", quiet=as_json):
+        clip = read_clip(file, count, stride, _start(start, file, count, stride), processor=processor)
+        assert clip.pixel_values is not None, "a processor prepared the clip"
+        with torch.inference_mode():
+            logits = loaded(clip.pixel_values.to(loaded.device)).logits[0]
+    best = top_labels(logits, loaded.config.id2label or {}, top)
+    if as_json:
+        frames = {"indices": clip.indices.tolist(), "seconds": clip.seconds.tolist()}
+        return _print_json({"video": str(file), "model": model, "frames": frames, "classes": best})
+    table = Table(title=f"{file.name}, {clip.seconds[0]:.2f}–{clip.end:.2f} s, {model}", title_justify="left")
+    for column in ("class", "probability", "logit"):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    for row in best:
+        table.add_row(row["label"], f"{row['probability']:.4f}", f"{row['logit']:.3f}")
+    Console().print(table)
+
+
+@app.command()
+def info(
+    name: Annotated[str, typer.Argument(metavar="MODEL|FILE", help="A video, a model's directory, Hub id or 'bundled'.")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what a video or a model is."""
+    facts = _video_facts(name) if Path(name).is_file() else _model_facts(name, quiet=as_json)
+    if as_json:
+        return _print_json(facts)
+    table = Table(show_header=False, title=name, title_justify="left")
+    for key, value in facts.items():
+        table.add_row(key.replace("_", " "), str(value))
+    Console().print(table)
+
+
+def _video_facts(name: str) -> dict[str, Any]:
+    from vivit_lab.video.probe import probe
+
+    return probe(name).to_dict()
+
+
+def _model_facts(name: str, *, quiet: bool) -> dict[str, Any]:
+    model, processor = _load(name, "cpu", "auto", quiet=quiet)
+    config, grid = model.config, model.config.grid
+    low, high = processor.value_range
+    facts: dict[str, Any] = {
+        "class": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "input": f"{config.num_frames} frames of {config.image_size}×{config.image_size}",
+        "tubelet": "×".join(map(str, config.tubelet_size)),
+        "tokens": f"{grid.t}×{grid.h}×{grid.w} + CLS = {grid.num_tokens}",
+        "layers": config.num_hidden_layers,
+        "heads": config.num_attention_heads,
+        "width": config.hidden_size,
+        "pixel_range": f"{low:.4g} … {high:.4g}" + (" (normalised twice)" if processor.normalizes_twice else ""),
+    }
+    if hasattr(model, "classifier"):
+        labels = list((config.id2label or {}).values())
+        facts["classes"] = f"{len(labels)}: {', '.join(labels[:5])}{', …' if len(labels) > 5 else ''}"
+    else:
+        facts["classes"] = "none (no classifier)"
+    return facts
+
+
+def _load(name: str, device: str, dtype: str, *, quiet: bool) -> Any:
+    from vivit_lab.explain import load_pair
+
+    with _status(f"loading {name}", quiet=quiet):
+        return load_pair(name, device=device, dtype=dtype)
+
+
+@contextmanager
+def _status(text: str, *, quiet: bool) -> Iterator[None]:
+    if quiet or not _err.is_terminal:
+        yield
+        return
+    with _err.status(text):
+        yield
+
+
+def _seed(seed: int) -> None:
+    import torch
+
+    torch.manual_seed(seed)
+
+
+def _settings(texts: list[str]) -> dict[str, str]:
+    for text in texts:
+        if "=" not in text:
+            raise InputError(f"--set wants name=value, got {text!r}")
+    return dict(text.split("=", 1) for text in texts)
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"--query wants t,y,x (whole numbers), got {text!r}") from error
+
+
+def _start(text: str, file: Path, count: int, stride: int) -> int | float:
+    """Return the first frame (int) or its time (float) that ``--start`` names."""
+    if text == "random":
+        import torch
+
+        from vivit_lab.video.probe import probe
+
+        last = max(probe(file).frames - count * stride, 0)
+        return int(torch.randint(last + 1, ()))
+    try:
+        return float(text[:-1]) if text.endswith("s") else int(text)
+    except ValueError as error:
+        raise InputError(f"--start wants a frame (12), a time (1.5s) or 'random', got {text!r}") from error
+
+
+def _paths(files: dict[str, Path]) -> dict[str, str]:
+    return {kind: str(path) for kind, path in files.items()}
+
+
+def _print_files(files: dict[str, Path]) -> None:
+    for kind, path in files.items():
+        print(f"{kind}: {path}")
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def _print_error(error: Exception) -> None:
+    text = " ".join(str(error).split())
+    kind = "" if isinstance(error, VivitLabError) else f"{type(error).__name__}: "
+    _err.print(f"error: {kind}{text}", style="red", markup=False, soft_wrap=True)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_place: Any, **_more: Any) -> None:
+    _err.print(f"warning: {' '.join(str(message).split())}", style="yellow", markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

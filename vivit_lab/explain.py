@@ -1,0 +1,208 @@
+"""From a video file to pictures of what a model attended to: the command line's steps, for scripts and notebooks."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vivit_lab.attribution.base import AttributionMap
+from vivit_lab.attribution.raw import RawAttention
+from vivit_lab.attribution.rollout import AttentionRollout
+from vivit_lab.errors import CheckpointNotFoundError, ConfigError, InputError
+from vivit_lab.hooks.record import AttentionRecord
+from vivit_lab.hooks.recorder import record_attention
+from vivit_lab.model.auto import load_model
+from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.render.movie import render_movie
+from vivit_lab.render.sheet import contact_sheet
+from vivit_lab.video.clip import Clip
+from vivit_lab.video.preprocess import VivitImageProcessor
+from vivit_lab.video.read import read_clip
+
+__all__ = ["DEMO_METHOD", "METHODS", "Explanation", "explain_video", "load_pair", "make_method", "top_labels"]
+
+METHODS: dict[str, type[Any]] = {"raw": RawAttention, "rollout": AttentionRollout}
+
+#: What the demo shows: on the bundled image model a rollout over all twelve layers is diffuse, from layer 8 it is not.
+DEMO_METHOD = AttentionRollout(start_layer=8)
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What one video gave.
+
+    Args:
+        clip: the prepared clip.
+        map: relevance of its tubelets.
+        record: the attention record it was read from, for further questions.
+        files: what was written: ``"movie"``, and ``"sheet"`` and ``"map"`` where asked for.
+    """
+
+    clip: Clip
+    map: AttributionMap
+    record: AttentionRecord
+    files: dict[str, Path]
+
+
+def load_pair(
+    name: str = "bundled",
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | str | None = None,
+    **options: Any,
+) -> tuple[VivitModel | VivitForVideoClassification, VivitImageProcessor]:
+    """Load a model and the processor that its pixels need.
+
+    Args:
+        name: a directory, a Hub id, or ``"bundled"``.
+        device: where the model goes; ``"auto"`` takes CUDA where there is one, else the CPU; None is the CPU.
+        dtype: dtype of the parameters; None is float32.
+        **options: as for ``from_pretrained``.
+
+    Raises:
+        CheckpointError: see ``from_pretrained``.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_model(name, device=device, dtype=dtype, **options)
+    size = model.config.image_size
+    try:
+        where = {key: options[key] for key in ("revision", "cache_dir", "local_files_only", "token") if key in options}
+        processor = VivitImageProcessor.from_pretrained(name, **where)
+    except CheckpointNotFoundError as error:
+        raise CheckpointNotFoundError(
+            f"{name} has a model but no preprocessor_config.json, so how its pixels were normalised is not known; save "
+            "one beside it, e.g. VivitImageProcessor.trained_range().save_pretrained(directory)"
+        ) from error
+    crop = processor.geometry(size, size).model_size
+    if crop != (size, size):
+        raise ConfigError(
+            f"the processor of {name} makes {crop[0]}×{crop[1]} pixels, but the model wants {size}×{size}; correct "
+            "size or crop_size in its preprocessor_config.json"
+        )
+    return model, processor
+
+
+def make_method(name: str, settings: dict[str, str] | None = None) -> Any:
+    """Return a method by its name, with fields given as text.
+
+    Args:
+        name: a key of ``METHODS``, or the class's name.
+        settings: field → value as typed, e.g. ``{"start_layer": "8"}``.
+
+    Raises:
+        InputError: there is no such method or field, or a value does not fit it.
+    """
+    by_name = {**METHODS, **{method.__name__.lower(): method for method in METHODS.values()}}
+    method = by_name.get(name.lower())
+    if method is None:
+        raise InputError(f"method {name!r} is not known; choose one of {', '.join(METHODS)}")
+    fields = {field.name: field for field in dataclasses.fields(method)}
+    values: dict[str, Any] = {}
+    for key, text in (settings or {}).items():
+        if key not in fields:
+            raise InputError(f"{method.__name__} has no field {key!r}; it has {', '.join(fields)}")
+        values[key] = _parse(method.__name__, fields[key], text)
+    return method(**values)
+
+
+def _parse(method: str, field: dataclasses.Field[Any], text: str) -> Any:
+    kind = str(field.type)
+    if "None" in kind and text.lower() == "none":
+        return None
+    try:
+        if "int" in kind:
+            return int(text)
+        return float(text) if "float" in kind else text
+    except ValueError as error:
+        raise InputError(f"{method}'s {field.name} wants {kind}, got {text!r}") from error
+
+
+def explain_video(
+    path: str | os.PathLike[str],
+    model: VivitModel | VivitForVideoClassification,
+    processor: VivitImageProcessor,
+    method: Any = DEMO_METHOD,
+    *,
+    out: str | os.PathLike[str] = ".",
+    stride: int = 2,
+    start: int | float = 0,
+    queries: Sequence[Sequence[int]] | None = None,
+    sheet: bool = False,
+    save_map: bool = False,
+    progress: bool = False,
+    movie: dict[str, Any] | None = None,
+) -> Explanation:
+    """Read a window of a video, explain it, and draw the relevance over its own frames.
+
+    Args:
+        path: a video file.
+        model: a ViViT.
+        processor: what prepares its pixels.
+        method: called with a record.
+        out: a directory, or a path ending in a movie's suffix; the other files go beside it.
+        stride: take one frame in so many; published ViViTs were trained with 2.
+        start: first frame (int), or time in seconds (float).
+        queries: places (t, y, x) whose attention is shown, averaged; CLS by default.
+        sheet: also write a contact sheet, PNG.
+        save_map: also write the map, safetensors.
+        progress: show a progress bar while the movie is drawn.
+        movie: further arguments of ``render_movie``.
+
+    Raises:
+        VideoError: the file cannot be read.
+        InputError: an argument does not fit.
+    """
+    clip = read_clip(path, model.config.num_frames, stride, start, processor=processor)
+    record = record_attention(model, clip)
+    tokens = None if queries is None else [record.grid.token(*_place(query)) for query in queries]
+    relevance = method(record, queries=tokens)
+    target = _movie_path(Path(out), Path(path), type(method).__name__)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    drawing = movie or {}
+    files = {"movie": render_movie(clip, relevance, target, progress=progress, **drawing)}
+    if sheet:
+        files["sheet"] = target.with_suffix(".png")
+        shared = {key: drawing[key] for key in ("colormap", "alpha", "normalize", "limits") if key in drawing}
+        contact_sheet(clip, relevance, files["sheet"], **shared)
+    if save_map:
+        files["map"] = target.with_suffix(".safetensors")
+        relevance.save(files["map"])
+    return Explanation(clip, relevance, record, files)
+
+
+def _place(query: Sequence[int]) -> tuple[int, int, int]:
+    if len(query) != 3:
+        raise InputError(f"a query is a place (t, y, x) on the token grid, got {tuple(query)}")
+    return (query[0], query[1], query[2])
+
+
+def _movie_path(out: Path, source: Path, method: str) -> Path:
+    if out.suffix.lower() in (".mp4", ".m4v", ".mov", ".mkv"):
+        return out
+    words = re.sub(r"(?<!^)(?=[A-Z])", "_", method).lower()  # AttentionRollout → attention_rollout
+    return out / f"{source.stem}_{words}.mp4"
+
+
+def top_labels(logits: Tensor, id2label: dict[int, str], count: int = 5) -> list[dict[str, Any]]:
+    """Return the likeliest classes of one clip's logits (num_labels,): label, index, probability and logit."""
+    logits = logits.float()
+    probabilities = logits.softmax(dim=-1)
+    best = probabilities.topk(min(count, len(logits))).indices.tolist()
+    return [
+        {
+            "label": id2label[index],
+            "index": index,
+            "probability": float(probabilities[index]),
+            "logit": float(logits[index]),
+        }
+        for index in best
+    ]

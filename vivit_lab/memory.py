@@ -1,0 +1,57 @@
+"""How much memory is free, asked before something large is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import torch
+
+from vivit_lab.errors import OutOfMemoryBudgetError
+
+__all__ = ["format_bytes", "free_bytes", "require_bytes"]
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Return the bytes that are free on a device, or None where that cannot be known.
+
+    On the CPU this is what the system could give without swapping, and no more than a container's limit leaves.
+    """
+    if device.type == "cpu":
+        free = psutil.virtual_memory().available
+        try:
+            limit = (_CGROUP / "memory.max").read_text().strip()
+            if limit != "max":
+                free = min(free, int(limit) - int((_CGROUP / "memory.current").read_text()))
+        except (OSError, ValueError):
+            pass  # no control group: the machine's own figure stands
+        return max(free, 0)
+    if device.type == "cuda" and torch.cuda.is_available():
+        return torch.cuda.mem_get_info(device)[0]
+    return None
+
+
+def require_bytes(wanted: int, device: torch.device, what: str, instead: str) -> None:
+    """Refuse to make something that does not fit.
+
+    Raises:
+        OutOfMemoryBudgetError: fewer than ``wanted`` bytes are free; says ``what`` was wanted and what to do
+            ``instead``.
+    """
+    free = free_bytes(device)
+    if free is not None and wanted > free:
+        raise OutOfMemoryBudgetError(
+            f"{what} needs {format_bytes(wanted)}, but {format_bytes(free)} are free on {device}; {instead}"
+        )
+
+
+def format_bytes(count: int) -> str:
+    """Return a byte count in decimal units, such as ``5.67 GB``."""
+    value = float(count)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} GB"

@@ -1,0 +1,176 @@
+"""The models that users call, with Hugging Face's names, arguments and output fields."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vivit_lab.errors import ConfigError, InputError
+from vivit_lab.model.config import VivitConfig
+from vivit_lab.model.encoder import VivitPreTrainedModel
+from vivit_lab.model.outputs import VideoClassifierOutput, VivitModelOutput
+
+__all__ = ["VivitForVideoClassification", "VivitModel"]
+
+
+class Pooler(nn.Module):
+    """tanh(dense(CLS)).
+
+    Args:
+        config: the model's configuration.
+    """
+
+    def __init__(self, config: VivitConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, token, d_model) to (batch, d_model)."""
+        return torch.tanh(self.dense(x.select(1, 0)))
+
+
+class VivitModel(VivitPreTrainedModel):
+    """The bare ViViT: joint space-time attention over all tubelets and a CLS token (Arnab et al. 2021, model 1).
+
+    Args:
+        config: the model's configuration.
+        add_pooling_layer: whether to add the pooler, tanh(dense(CLS)).
+
+    Example:
+        >>> model = VivitModel(VivitConfig(num_hidden_layers=2)).eval()
+        >>> model(torch.zeros(1, 32, 3, 224, 224)).last_hidden_state.shape
+        torch.Size([1, 3137, 768])
+    """
+
+    def __init__(self, config: VivitConfig, add_pooling_layer: bool = True) -> None:
+        super().__init__(config)
+        self.pooler = Pooler(config) if add_pooling_layer else None
+        self.init_weights()
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        head_mask: Tensor | None = None,
+        output_attentions: bool | Sequence[int] = False,
+        output_hidden_states: bool = False,
+        interpolate_pos_encoding: bool = False,
+        return_dict: bool = True,
+    ) -> Any:
+        """Encode a batch of clips.
+
+        Args:
+            pixel_values: (batch, frames, channels, height, width), normalised; cast to the model's dtype.
+            head_mask: (heads,) or (layers, heads), 1 keeps and 0 removes a head; differentiable, in every
+                attention implementation.
+            output_attentions: True for the patterns of all layers, or a list of layers; those layers alone are computed
+                eagerly. 5.67 GB a clip for all of ViViT-B: ``record_attention`` gives the same on demand.
+            output_hidden_states: also return the embeddings and each block's output.
+            interpolate_pos_encoding: allow other frame counts and pixel sizes; resizes the positions.
+            return_dict: False returns a tuple of the fields that are present.
+
+        Returns:
+            ``VivitModelOutput``.
+
+        Raises:
+            InputError: ``pixel_values``, ``head_mask`` or ``output_attentions`` do not fit the model.
+            GridError: frames or pixels are no whole number of tubelets.
+            OutOfMemoryBudgetError: the attentions asked for do not fit into the memory that is free.
+        """
+        encoded = self.encode(
+            pixel_values, head_mask, output_attentions, output_hidden_states, interpolate_pos_encoding
+        )
+        pooled = None if self.pooler is None else self.pooler(encoded.last_hidden_state)
+        output = VivitModelOutput(encoded.last_hidden_state, pooled, encoded.hidden_states, encoded.attentions)
+        return output if return_dict else output.to_tuple()
+
+
+class VivitForVideoClassification(VivitPreTrainedModel):
+    """A ViViT with a linear classifier on the CLS token.
+
+    Args:
+        config: the model's configuration; ``num_labels=0`` leaves the classifier out (logits are then the CLS token).
+    """
+
+    def __init__(self, config: VivitConfig) -> None:
+        super().__init__(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels else nn.Identity()
+        self.init_weights()
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        head_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | Sequence[int] = False,
+        output_hidden_states: bool = False,
+        interpolate_pos_encoding: bool = False,
+        return_dict: bool = True,
+    ) -> Any:
+        """Classify a batch of clips.
+
+        Args:
+            pixel_values: see ``VivitModel.forward``.
+            head_mask: see ``VivitModel.forward``.
+            labels: (batch,) integer classes, (batch, num_labels) floats for several labels a clip, or (batch,) floats
+                for regression; gives the loss that ``problem_type`` names, or else that these imply.
+            output_attentions: see ``VivitModel.forward``.
+            output_hidden_states: see ``VivitModel.forward``.
+            interpolate_pos_encoding: see ``VivitModel.forward``.
+            return_dict: see ``VivitModel.forward``.
+
+        Returns:
+            ``VideoClassifierOutput``.
+
+        Raises:
+            InputError: see ``VivitModel.forward``; or the labels do not fit.
+        """
+        encoded = self.encode(
+            pixel_values, head_mask, output_attentions, output_hidden_states, interpolate_pos_encoding
+        )
+        logits = self.classifier(encoded.last_hidden_state.select(1, 0))
+        loss = None if labels is None else classification_loss(logits, labels, self.config)
+        output = VideoClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
+        return output if return_dict else output.to_tuple()
+
+
+def classification_loss(logits: Tensor, labels: Tensor, config: VivitConfig) -> Tensor:
+    """Return the mean loss: squared error, cross entropy, or binary cross entropy with logits.
+
+    Args:
+        logits: (batch, num_labels).
+        labels: see ``VivitForVideoClassification.forward``.
+        config: names the ``problem_type``; where it is None, one label means regression, integer labels cross entropy,
+            and floating-point labels binary cross entropy.
+
+    Raises:
+        ConfigError: the model has no classifier.
+        InputError: the labels do not have the shape or range that the loss wants.
+    """
+    count = config.num_labels or 0
+    if not count:
+        raise ConfigError("labels were given, but the model has no classifier (num_labels=0)")
+    kind = config.problem_type
+    if kind is None and count == 1:
+        kind = "regression"
+    elif kind is None:
+        kind = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+    labels = labels.to(logits.device)
+    batch = len(logits)
+    wanted = {
+        "regression": ((batch,), (batch, 1)) if count == 1 else ((batch, count),),
+        "single_label_classification": ((batch,),),
+        "multi_label_classification": ((batch, count),),
+    }[kind]
+    if tuple(labels.shape) not in wanted:
+        raise InputError(
+            f"{kind} wants labels {' or '.join(map(str, wanted))}, got {tuple(labels.shape)} {labels.dtype}"
+        )
+    if kind == "regression":
+        return functional.mse_loss(logits.reshape(labels.shape), labels.to(logits.dtype))
+    if kind == "multi_label_classification":
+        return functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+    return functional.cross_entropy(logits, labels)

@@ -1,0 +1,217 @@
+"""The configuration of a ViViT, field for field as Hugging Face's ``config.json`` has it."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from vivit_lab.errors import ConfigError, GridError
+from vivit_lab.grid import TokenGrid
+from vivit_lab.model.activations import ACTIVATIONS
+
+__all__ = ["ATTENTION_IMPLEMENTATIONS", "PROBLEM_TYPES", "VivitConfig"]
+
+ATTENTION_IMPLEMENTATIONS = ("eager", "sdpa", "flash_attention_2")
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+
+# Fields that transformers writes into every config.json and that do not change what a ViViT computes. They are kept as
+# they are, so that a configuration that was read can be written back.
+_FOREIGN = {
+    "_name_or_path", "add_cross_attention", "architectures", "bad_words_ids", "begin_suppress_tokens", "bos_token_id",
+    "chunk_size_feed_forward", "cross_attention_hidden_size", "decoder_start_token_id", "diversity_penalty",
+    "do_sample", "dtype", "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id",
+    "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id", "forced_eos_token_id",
+    "is_decoder", "is_encoder_decoder", "length_penalty", "max_length", "min_length", "model_type",
+    "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_return_sequences", "output_attentions",
+    "output_hidden_states", "output_scores", "pad_token_id", "prefix", "pruned_heads", "remove_invalid_values",
+    "repetition_penalty", "return_dict", "return_dict_in_generate", "sep_token_id", "suppress_tokens",
+    "task_specific_params", "temperature", "tf_legacy_loss", "tie_encoder_decoder", "tie_word_embeddings",
+    "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript", "transformers_version", "typical_p",
+    "use_bfloat16", "use_cache", "video_size",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class VivitConfig:
+    """What a ViViT is made of. The defaults are ViViT-B/16x2: 32 frames of 224², 88.6 M parameters.
+
+    Args:
+        image_size: height and width of a frame, in pixels.
+        num_frames: frames in a clip.
+        tubelet_size: what one token covers, (frames, pixel rows, pixel columns).
+        num_channels: colour channels.
+        hidden_size: width of the residual stream (d_model).
+        num_hidden_layers: number of blocks.
+        num_attention_heads: heads in a block.
+        intermediate_size: width of the MLP.
+        hidden_act: activation of the MLP, a name of ``vivit_lab.model.activations.ACTIVATIONS``.
+        hidden_dropout_prob: dropout after the embeddings, the attention's output projection and both MLP layers.
+        attention_probs_dropout_prob: dropout on the attention pattern.
+        initializer_range: standard deviation of the initial weights.
+        layer_norm_eps: epsilon of every LayerNorm.
+        qkv_bias: whether queries, keys and values have a bias.
+        num_labels: number of classes; 0 for none. Follows ``id2label`` where that is given.
+        id2label: class index → name; ``LABEL_n`` where not given.
+        problem_type: which loss; None chooses by ``num_labels`` and the labels' dtype.
+        attn_implementation: how attention is computed, ``"eager"``, ``"sdpa"`` or ``"flash_attention_2"``; not
+            written to config.json.
+        extra: fields of a config.json that do not change the model, kept to be written back.
+
+    Raises:
+        ConfigError: a field has a value no ViViT can have.
+    """
+
+    image_size: int = 224
+    num_frames: int = 32
+    tubelet_size: tuple[int, int, int] = (2, 16, 16)
+    num_channels: int = 3
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu_fast"
+    hidden_dropout_prob: float = 0.0
+    attention_probs_dropout_prob: float = 0.0
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-6
+    qkv_bias: bool = True
+    num_labels: int | None = None
+    id2label: dict[int, str] | None = None
+    problem_type: str | None = None
+    attn_implementation: str = "sdpa"
+    extra: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tubelet_size", tuple(self.tubelet_size))
+        for name in ("image_size", "num_frames", "num_channels", "hidden_size", "num_hidden_layers"):
+            self._check_positive(name)
+        for name in ("num_attention_heads", "intermediate_size"):
+            self._check_positive(name)
+        if self.hidden_size % self.num_attention_heads:
+            raise ConfigError(
+                f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads={self.num_attention_heads}"
+            )
+        _check_choice("hidden_act", self.hidden_act, tuple(ACTIVATIONS))
+        _check_choice("attn_implementation", self.attn_implementation, ATTENTION_IMPLEMENTATIONS)
+        if self.problem_type is not None:
+            _check_choice("problem_type", self.problem_type, PROBLEM_TYPES)
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        self._check_labels()
+        try:
+            self.grid  # noqa: B018 - builds the grid, to refuse sizes that do not divide
+        except GridError as error:
+            raise ConfigError(f"these sizes make no token grid: {error}") from error
+
+    def _check_positive(self, name: str) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{name} must be a positive integer, got {value!r}")
+
+    def _check_labels(self) -> None:
+        names = self.id2label
+        if names is not None:
+            names = {int(index): str(name) for index, name in names.items()}
+            if sorted(names) != list(range(len(names))):
+                raise ConfigError(
+                    f"id2label must name every class from 0 to {len(names) - 1}, got {sorted(names)[:20]}"
+                )
+            if self.num_labels is not None and self.num_labels != len(names):
+                raise ConfigError(
+                    f"num_labels={self.num_labels}, but id2label names {len(names)} classes; give one of the two"
+                )
+        count = self.num_labels if names is None else len(names)
+        count = 2 if count is None else count  # Hugging Face's default
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise ConfigError(f"num_labels must be 0 or a positive integer, got {count!r}")
+        object.__setattr__(self, "num_labels", count)
+        object.__setattr__(self, "id2label", names or {index: f"LABEL_{index}" for index in range(count)})
+
+    @property
+    def label2id(self) -> dict[str, int]:
+        """Class name → index."""
+        return {name: index for index, name in (self.id2label or {}).items()}
+
+    @property
+    def grid(self) -> TokenGrid:
+        """The token grid of a clip of ``num_frames`` and ``image_size``."""
+        return TokenGrid.from_video(self.num_frames, self.image_size, self.image_size, self.tubelet_size)
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head (d_head)."""
+        return self.hidden_size // self.num_attention_heads
+
+    def replace(self, **changes: Any) -> VivitConfig:
+        """Return a configuration with some fields changed; a new ``num_labels`` drops the old names, and vice versa.
+
+        Raises:
+            ConfigError: there is no such field, or its value is wrong.
+        """
+        unknown = set(changes) - {entry.name for entry in fields(self)}
+        if unknown:
+            raise ConfigError(_unknown_message(unknown))
+        if "num_labels" in changes and "id2label" not in changes and changes["num_labels"] != self.num_labels:
+            changes["id2label"] = None
+        if "id2label" in changes and "num_labels" not in changes:
+            changes["num_labels"] = None
+        return replace(self, **changes)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> VivitConfig:
+        """Read the contents of a ``config.json`` as transformers 4 or 5 writes it.
+
+        Raises:
+            ConfigError: it is another model's, has a field that is not known, or heads were pruned from it.
+        """
+        values = dict(values)
+        if values.get("model_type", "vivit") != "vivit":
+            raise ConfigError(f"wanted a ViViT's config.json (model_type 'vivit'), got {values['model_type']!r}")
+        if values.get("pruned_heads"):
+            raise ConfigError(
+                f"this checkpoint has pruned heads {values['pruned_heads']}, which cannot be loaded; save it unpruned"
+            )
+        values.pop("label2id", None)
+        implementation = values.pop("_attn_implementation", None) or values.pop("attn_implementation", None)
+        extra = {name: values.pop(name) for name in list(values) if name in _FOREIGN}
+        if implementation in ATTENTION_IMPLEMENTATIONS:
+            values["attn_implementation"] = implementation
+        if isinstance(values.get("image_size"), (list, tuple)):
+            height, width = values["image_size"]
+            if height != width:
+                raise ConfigError(f"image_size must be square, got {values['image_size']}")
+            values["image_size"] = height
+        if values.get("id2label"):
+            values.pop("num_labels", None)  # transformers derives it from the names
+        unknown = set(values) - {entry.name for entry in fields(cls)} | ({"extra"} & set(values))
+        if unknown:
+            raise ConfigError(_unknown_message(unknown))
+        return cls(**values, extra=extra)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the contents of a ``config.json`` that transformers reads."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        for name in ("extra", "attn_implementation", "num_labels"):
+            values.pop(name)
+        values["tubelet_size"] = list(self.tubelet_size)
+        values["id2label"] = {str(index): name for index, name in (self.id2label or {}).items()}
+        values["label2id"] = self.label2id
+        if self.problem_type is None:
+            values.pop("problem_type")
+        return {**self.extra, "model_type": "vivit", **values}
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name}={value!r} is not known; choose one of {', '.join(choices)}")
+
+
+def _unknown_message(names: set[str]) -> str:
+    known = [entry.name for entry in fields(VivitConfig)]
+    hints = []
+    for name in sorted(names):
+        near = difflib.get_close_matches(name, known, n=1)
+        hints.append(f"{name!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+    return f"not a field of a ViViT configuration: {', '.join(hints)}"

@@ -1,0 +1,76 @@
+"""Tubelet embedding: from pixels to tokens that know their place."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vivit_lab.errors import InputError
+from vivit_lab.grid import TokenGrid
+from vivit_lab.model.config import VivitConfig
+from vivit_lab.model.positions import interpolate_positions
+
+__all__ = ["Embeddings"]
+
+
+class Embeddings(nn.Module):
+    """Cut a clip into tubelets, project each, put CLS in front and add the positions.
+
+    Args:
+        config: the model's configuration.
+    """
+
+    def __init__(self, config: VivitConfig) -> None:
+        super().__init__()
+        self.grid = config.grid
+        self.num_channels = config.num_channels
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.position = nn.Parameter(torch.zeros(1, self.grid.num_tokens, config.hidden_size))
+        self.projection = nn.Conv3d(
+            config.num_channels, config.hidden_size, kernel_size=config.tubelet_size, stride=config.tubelet_size
+        )
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def grid_of(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> TokenGrid:
+        """Return the token grid that a batch of clips will have, or say what is wrong with the batch.
+
+        Args:
+            pixel_values: (batch, frames, channels, height, width), floating point, normalised.
+            interpolate_pos_encoding: whether sizes other than the configuration's are allowed.
+
+        Raises:
+            InputError: the tensor is not such a batch.
+            GridError: its frames or pixels are no whole number of tubelets.
+        """
+        wanted = self.grid
+        height, width = wanted.image_size
+        shape = tuple(pixel_values.shape)
+        form = f"(batch, {wanted.num_frames} frames, {self.num_channels} channels, {height}, {width})"
+        if pixel_values.ndim != 5:
+            hint = "; one clip needs a batch axis: pixel_values[None]" if pixel_values.ndim == 4 else ""
+            raise InputError(f"pixel_values must be {form}, got {pixel_values.ndim} axes {shape}{hint}")
+        if not pixel_values.is_floating_point():
+            raise InputError(
+                f"pixel_values must be normalised floating point, got {pixel_values.dtype}: "
+                "pass the frames through a VivitImageProcessor first"
+            )
+        if shape[2] != self.num_channels:
+            raise InputError(
+                f"pixel_values must be {form}, got {shape}: axis 2 holds {shape[2]} channels; "
+                "channels come before height and width, after frames"
+            )
+        grid = TokenGrid.from_video(shape[1], shape[3], shape[4], wanted.tubelet)
+        if grid != wanted and not interpolate_pos_encoding:
+            raise InputError(
+                f"pixel_values must be {form}, got {shape}: use a processor and sampling of that size, or pass "
+                "interpolate_pos_encoding=True to resize the positions in space and time"
+            )
+        return grid
+
+    def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
+        """Return the tokens (batch, token, d_model) of clips (batch, frames, channels, height, width)."""
+        grid = self.grid_of(pixel_values, interpolate_pos_encoding)
+        video = pixel_values.to(self.projection.weight.dtype).transpose(1, 2)  # (batch, channels, frames, ...)
+        tokens = self.projection(video).flatten(2).transpose(1, 2)
+        tokens = torch.cat((self.cls_token.expand(len(tokens), -1, -1), tokens), dim=1)
+        return self.dropout(tokens + interpolate_positions(self.position, self.grid.shape, grid.shape))

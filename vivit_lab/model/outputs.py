@@ -1,0 +1,77 @@
+"""What a model returns: Hugging Face's fields, by name, by index or as a tuple."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import Tensor
+from torch.export import register_dataclass
+
+__all__ = ["ModelOutput", "VideoClassifierOutput", "VivitModelOutput"]
+
+
+@dataclass
+class ModelOutput:
+    """Base of the outputs: fields that were not asked for are None, and are skipped by index, keys and tuple."""
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """Return the fields that are present, in order."""
+        return tuple(getattr(self, name) for name in self.keys())
+
+    def keys(self) -> list[str]:
+        """Return the names of the fields that are present."""
+        return [entry.name for entry in fields(self) if getattr(self, entry.name) is not None]
+
+    def __getitem__(self, key: int | slice | str) -> Any:
+        if isinstance(key, str):
+            if key not in self.keys():
+                raise KeyError(f"{key!r} is not in this output; it has {', '.join(self.keys())}")
+            return getattr(self, key)
+        return self.to_tuple()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+
+@dataclass
+class VivitModelOutput(ModelOutput):
+    """Output of ``VivitModel``.
+
+    Args:
+        last_hidden_state: (batch, token, d_model) after the final LayerNorm.
+        pooler_output: (batch, d_model), tanh(dense(CLS)); None without a pooling layer.
+        hidden_states: ``num_hidden_layers + 1`` tensors (batch, token, d_model): the embeddings, then each block's
+            output; the last one is *after* the final LayerNorm (as in transformers 4.56).
+        attentions: patterns (batch, head, query, key) after the head mask, one a layer asked for, in that order.
+    """
+
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class VideoClassifierOutput(ModelOutput):
+    """Output of ``VivitForVideoClassification``.
+
+    Args:
+        loss: scalar, where labels were given.
+        logits: (batch, num_labels).
+        hidden_states: see ``VivitModelOutput``.
+        attentions: see ``VivitModelOutput``.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+register_dataclass(VivitModelOutput)
+register_dataclass(VideoClassifierOutput)

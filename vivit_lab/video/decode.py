@@ -1,0 +1,236 @@
+"""Decode exactly the frames that were asked for, and notice when the file or the decoder does not deliver.
+
+A frame is found by its presentation time after a seek to the key frame before it, and is bit for bit the frame that
+decoding from the start gives. Where that does not work for a file, it is decoded from the start; if the frame is not
+there either, an error names it.
+
+Damage: the decoder is told to refuse what it would otherwise conceal. If it complains, the frames are decoded again
+with concealment and one thread, because with more the concealed pixels differ from run to run. Damage that the format or
+its decoder has no means to notice (VP9, many flipped bits in H.265, FFV1 in FFmpeg 8) stays unnoticed.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import av
+import numpy as np
+import torch
+from av.error import FFmpegError
+from av.video.reformatter import VideoReformatter
+
+from vivit_lab.errors import DecodeError
+from vivit_lab.memory import require_bytes
+from vivit_lab.video.source import open_video, orientation, upright
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vivit_lab.video.index import FrameIndex
+
+__all__ = ["Decoding", "decode_frames", "rewind"]
+
+
+def decode_frames(
+    name: str,
+    index: FrameIndex,
+    wanted: np.ndarray,
+    *,
+    stream: int = 0,
+    threads: int | str = "auto",
+    as_shown: bool = True,
+) -> tuple[np.ndarray, int]:
+    """Decode frames of a file.
+
+    Args:
+        name: the file's path.
+        index: the index of that stream.
+        wanted: (n,) frame indices, inside the video; order and repetition are kept.
+        stream: which of its video streams, from 0.
+        threads: decoding threads, or "auto".
+        as_shown: whether to turn frames as the file asks, or leave them as stored.
+
+    Returns:
+        (n, H, W, 3) uint8 RGB, and how many times the decoder reported damage.
+
+    Raises:
+        DecodeError: a frame cannot be decoded, or frames differ in size.
+        OutOfMemoryBudgetError: the frames would not fit into the free memory.
+    """
+    complaints = 0
+    # Strict from the key frame before; if that is not clean, strict from the start, since an encoder may call a picture
+    # a key frame that needs the ones before it; if that is not clean either, there is damage, and it is concealed.
+    for count, strict, seek in ((threads, True, True), (1, True, False), (1, False, False)):
+        decoding = Decoding(index, wanted, as_shown=as_shown)
+        with open_video(name, stream, threads=count, strict=strict) as (container, chosen):
+            _check_memory(name, chosen, len(wanted))
+            decoding.run(container, chosen, seek=seek and index.seekable)
+        if not decoding.missing and not (strict and decoding.troubles):
+            # with one thread the count is the same each time
+            return decoding.frames(), max(decoding.troubles, complaints)
+        complaints = 0 if seek else decoding.troubles
+    raise decoding.error(name)
+
+
+class Decoding:
+    """Frames on their way from a stream into one array.
+
+    Args:
+        index: the stream's index.
+        wanted: (n,) frame indices, inside the video.
+        as_shown: whether to turn frames as the file asks, or leave them as stored.
+    """
+
+    def __init__(self, index: FrameIndex, wanted: np.ndarray, *, as_shown: bool = True) -> None:
+        self.index = index
+        self.as_shown = as_shown
+        self.troubles = 0
+        self._failure: str | None = None
+        self._rgb = _RgbReader()
+        self._unique, self._places = np.unique(wanted, return_inverse=True)
+        self._found = np.zeros(len(self._unique), bool)
+        self._pixels: np.ndarray | None = None
+
+    @property
+    def missing(self) -> list[int]:
+        """The frames that were wanted and have not come yet."""
+        return self._unique[~self._found].tolist()
+
+    def frames(self) -> np.ndarray:
+        """Return the (n, H, W, 3) uint8 frames in the order they were wanted."""
+        assert self._pixels is not None
+        in_order = np.array_equal(self._places.ravel(), np.arange(len(self._unique)))
+        return self._pixels if in_order else self._pixels[self._places.ravel()]
+
+    def error(self, name: str) -> DecodeError:
+        """Return the error that names the first missing frame, its time, and what the decoder said."""
+        first, *more = self.missing
+        others = f" and {len(more)} more" if more else ""
+        said = f" ({self._failure})" if self._failure else ""
+        return DecodeError(
+            f"{name}: frame {first}{others} cannot be decoded{said}; it should show at "
+            f"{self.index.seconds[first]:.3f} s. The file is damaged or cut off there; "
+            "frames before and after it may still be read"
+        )
+
+    def run(self, container: Any, stream: Any, *, seek: bool) -> None:
+        """Decode until nothing is missing, from where the container is, or after seeking.
+
+        Raises:
+            DecodeError: frames differ in size.
+        """
+        for key, last in self._stretches() if seek else [(None, int(self._unique[-1]))]:
+            if key is not None:
+                self._seek(container, stream, key)
+            self._stretch(container, stream, last, by_time=self.index.obstacle is None)
+
+    def _stretches(self) -> Iterator[tuple[int | None, int]]:
+        """Yield (key frame to seek to, last frame wanted), anew where a whole group of pictures can be left out."""
+        keys = [self.index.keyframe_before(int(frame)) for frame in self._unique]
+        begin = 0
+        for place in range(1, len(keys) + 1):
+            if place == len(keys) or keys[place] > keys[place - 1] + 1:
+                # nothing to leave out before the first key frame
+                yield (keys[begin] if keys[begin] or begin else None), int(self._unique[place - 1])
+                begin = place
+
+    def _seek(self, container: Any, stream: Any, key: int) -> None:
+        try:
+            container.seek(int(self.index.keyframes[key]), stream=stream, backward=True)
+        except FFmpegError as error:  # the frames stay missing, so the file will be decoded from the start
+            self._failure = error.strerror
+
+    def _stretch(self, container: Any, stream: Any, last: int, *, by_time: bool) -> None:
+        counted, latest = 0, None
+        for frame in self._decoded(container, stream):
+            number = counted
+            counted += 1
+            if by_time:
+                if frame.pts is None or (latest is not None and frame.pts <= latest):
+                    return  # times that are not in order name no frame
+                latest = frame.pts
+                number = int(np.searchsorted(self.index.pts, latest))
+                if number >= len(self.index) or self.index.pts[number] != latest:
+                    continue
+            if number <= last:
+                self._keep(frame, number)
+            if number >= last:
+                return
+
+    def _decoded(self, container: Any, stream: Any) -> Iterator[Any]:
+        """Yield frames, past packets that cannot be decoded."""
+        try:
+            for packet in container.demux(stream):
+                try:
+                    frames = packet.decode()
+                except FFmpegError as error:
+                    self._report(error.strerror)
+                    continue
+                for frame in frames:
+                    if frame.is_corrupt:
+                        self._report("the decoder marked a frame as damaged")
+                    yield frame
+        except FFmpegError as error:
+            self._report(error.strerror)
+
+    def _report(self, what: str | None) -> None:
+        self.troubles += 1
+        self._failure = self._failure or what
+
+    def _keep(self, frame: Any, number: int) -> None:
+        place = int(np.searchsorted(self._unique, number))
+        if self._unique[place] != number:
+            return
+        pixels = self._rgb(frame)
+        if self.as_shown:
+            pixels = upright(pixels, *orientation(frame))
+        if self._pixels is None:
+            self._pixels = np.empty((len(self._unique), *pixels.shape), np.uint8)
+        if pixels.shape != self._pixels.shape[1:]:
+            height, width = self._pixels.shape[1:3]
+            raise DecodeError(
+                f"frame {number} at {self.index.seconds[number]:.3f} s is {pixels.shape[0]}×{pixels.shape[1]}, frames "
+                f"before it are {height}×{width}: a clip has one size; read the parts of the video separately"
+            )
+        self._pixels[place] = pixels
+        self._found[place] = True
+
+
+class _RgbReader:
+    """Turns frames into RGB as ``frame.to_ndarray(format="rgb24")`` does, at less cost.
+
+    One converter serves all frames, where each frame would set up its own, with a pool of threads; and the pixels are
+    a view of its result, to be copied once.
+    """
+
+    def __init__(self) -> None:
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: Any) -> np.ndarray:
+        rgb = self._reformatter.reformat(frame, format="rgb24", **_one_thread())
+        plane = rgb.planes[0]
+        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: rgb.height, : 3 * rgb.width]
+        return rows.reshape(rgb.height, rgb.width, 3)
+
+
+@cache
+def _one_thread() -> dict[str, Any]:
+    """The argument that keeps conversion to one thread, where PyAV has it (older ones never use more)."""
+    try:
+        VideoReformatter().reformat(av.VideoFrame(16, 16, "yuv420p"), format="rgb24", threads=1)
+    except TypeError:
+        return {}
+    return {"threads": 1}
+
+
+def rewind(container: Any) -> None:
+    """Bring an open container back to its first packet."""
+    start = container.start_time
+    container.seek(min(0, start) if start is not None else 0)
+
+
+def _check_memory(name: str, stream: Any, count: int) -> None:
+    wanted = count * stream.codec_context.height * stream.codec_context.width * 3
+    instead = "read fewer frames, or parts of the video one after another (num_frames=, stride=, start=)"
+    require_bytes(wanted, torch.device("cpu"), f"{count} RGB frames of {name}", instead)

@@ -1,0 +1,267 @@
+"""The index of a video stream: when each frame is shown, and where decoding may begin.
+
+It is built from the packets of the file, without decoding, and never from a frame rate or a header's count. Where the
+packets cannot tell (an AVI with B-frames has no presentation times, a raw stream has none at all), the stream is
+decoded once to number its frames, and reading starts from the first frame each time.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+from av.error import FFmpegError
+
+from vivit_lab.errors import DecodeError
+from vivit_lab.video.keyframes import is_clean_start
+from vivit_lab.video.source import open_video
+
+__all__ = ["FrameIndex", "index_decoded", "index_packets", "load_index"]
+
+# Codecs in which every packet makes one frame, and a key frame needs nothing before it. Others (GIF draws each frame
+# on the last one; VP8 hides packets) are decoded from the start.
+_SEEKABLE = frozenset(
+    "h264 hevc vp9 libvpx-vp9 av1 libdav1d libaom-av1 mpeg4 mpeg2video mpeg1video mjpeg ffv1 prores dnxhd huffyuv "
+    "ffvhuff rawvideo png".split()
+)
+_INTRA_ONLY = frozenset("mjpeg prores dnxhd huffyuv ffvhuff rawvideo png".split())
+
+
+@dataclass(frozen=True, eq=False)
+class FrameIndex:
+    """Where the frames of one video stream are.
+
+    Args:
+        pts: (n,) int64, presentation time of each frame in ticks of ``time_base``, increasing.
+        keyframes: (k,) int64, presentation times of the frames at which decoding may begin, increasing.
+        time_base: seconds a tick.
+        last_duration: how long the last frame is shown, in ticks.
+        rate: nominal frames a second, or None where the file does not say.
+        obstacle: why frames cannot be found by their time, or None when they can.
+        missing: how many frames the file's own table lists beyond the end of the file: it was cut off.
+        header_seconds: duration that the header gives, or None.
+    """
+
+    pts: np.ndarray
+    keyframes: np.ndarray
+    time_base: Fraction
+    last_duration: int
+    rate: Fraction | None = None
+    obstacle: str | None = None
+    missing: int = 0
+    header_seconds: float | None = None
+    seconds: np.ndarray = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        ticks = self.pts - self.pts[0] if len(self.pts) else self.pts
+        # multiplied first: numerator and denominator are exact, their quotient is not
+        object.__setattr__(self, "seconds", ticks * self.time_base.numerator / self.time_base.denominator)
+
+    def __len__(self) -> int:
+        return len(self.pts)
+
+    @property
+    def seekable(self) -> bool:
+        """Whether decoding can begin at a key frame in the middle."""
+        return self.obstacle is None and len(self.keyframes) > 1
+
+    @property
+    def end(self) -> float:
+        """When the last frame stops being shown, in seconds from the first frame."""
+        return float(self.seconds[-1] + self.last_duration * self.time_base)
+
+    @property
+    def fps(self) -> float:
+        """Average frames a second; 25 where neither times nor header say."""
+        return len(self) / self.end if self.end > 0 else float(self.rate or 25)
+
+    @property
+    def vfr(self) -> bool:
+        """Whether the gaps between frames differ by more than rounding to the tick, or to a millisecond, explains."""
+        gaps = np.diff(self.pts)
+        tolerance = max(1.0, 0.00101 / float(self.time_base))
+        return bool(len(gaps)) and int(gaps.max() - gaps.min()) > tolerance
+
+    def end_of(self, frame: int) -> float:
+        """Return when a frame stops being shown, in seconds from the first frame."""
+        return float(self.seconds[frame + 1]) if frame + 1 < len(self) else self.end
+
+    def frame_at(self, seconds: float) -> int:
+        """Return the frame that is shown at a time, in seconds from the first frame; the last one after the end."""
+        # half a tick of grace: 3 * 0.04 is a little less than the 0.12 s of the file
+        place = np.searchsorted(self.seconds, seconds + float(self.time_base) / 2, side="right")
+        return max(int(place) - 1, 0)
+
+    def keyframe_before(self, frame: int) -> int:
+        """Return the place in ``keyframes`` of the last key frame that is shown no later than a frame."""
+        return int(np.searchsorted(self.keyframes, self.pts[frame], side="right")) - 1
+
+
+def load_index(path: str | os.PathLike[str], stream: int = 0) -> FrameIndex:
+    """Index a video stream, by its packets where they tell everything, else by decoding it once.
+
+    Args:
+        path: a video file.
+        stream: which of its video streams, from 0.
+
+    Raises:
+        VideoNotFoundError: there is no such file.
+        NotAVideoError: the file is no video.
+        InputError: there is no video stream of that number.
+        DecodeError: the stream holds no frame.
+    """
+    with open_video(path, stream) as (container, chosen):
+        index = index_packets(container, chosen)
+    if index.obstacle is not None:
+        # one thread: where a file is damaged, more of them lose a number of frames that differs from run to run
+        with open_video(path, stream, threads=1) as (container, chosen):
+            index = index_decoded(container, chosen, index.obstacle)
+    if not len(index):
+        raise DecodeError(f"{os.fspath(path)}: no frame of its video stream {stream} can be read")
+    return index
+
+
+class _Packet(NamedTuple):
+    pts: int | None
+    duration: int
+    key: bool
+    hidden: bool  # an edit list leaves its frame out
+
+
+def index_packets(container: Any, stream: Any) -> FrameIndex:
+    """Index a stream by reading its packets from the place where the container is; nothing is decoded.
+
+    Args:
+        container: an open PyAV container.
+        stream: its video stream.
+
+    Returns:
+        The index; without frames, and with an ``obstacle``, where the packets do not tell.
+    """
+    packets = _read_packets(container, stream)
+    obstacle = _obstacle(container, stream, packets)
+    if obstacle is not None:
+        empty = np.zeros(0, np.int64)
+        return FrameIndex(empty, empty, stream.time_base, 0, stream.average_rate, obstacle)
+    shown = sorted((packet.pts, packet.duration) for packet in packets if not packet.hidden)
+    pts = np.array([one[0] for one in shown], np.int64)
+    return FrameIndex(
+        pts,
+        np.array(sorted(packet.pts for packet in packets if packet.key), np.int64),
+        stream.time_base,
+        _last_duration(pts, shown[-1][1] if shown else 0, stream),
+        stream.average_rate,
+        missing=_missing(container, stream),
+        header_seconds=_header_seconds(container, stream),
+    )
+
+
+def _read_packets(container: Any, stream: Any) -> list[_Packet]:
+    codec, extradata = stream.codec_context.name, stream.codec_context.extradata
+    packets = []
+    try:
+        for packet in container.demux(stream):
+            if packet.size:
+                key = packet.is_keyframe and is_clean_start(codec, packet, extradata)
+                hidden = getattr(packet, "is_discard", False)
+                packets.append(_Packet(packet.pts, packet.duration or 0, key, hidden))
+    except FFmpegError:
+        pass  # what was read before the damage can still be decoded; reading on says where it ends
+    return packets
+
+
+def _obstacle(container: Any, stream: Any, packets: list[_Packet]) -> str | None:
+    """Say why the packets do not tell which frames will be decoded, or None if they do."""
+    codec, kind = stream.codec_context.name, container.format.name
+    if codec not in _SEEKABLE:
+        return f"{codec} frames cannot be found by their time"
+    if kind == "avi" and codec not in _INTRA_ONLY:
+        return "AVI keeps no presentation times"
+    times = [packet.pts for packet in packets if packet.pts is not None]
+    if len(set(times)) < len(packets):
+        return "presentation times are missing or repeat"
+    if packets and not packets[0].key:
+        return "the stream does not begin with a key frame"
+    latest = times[0] if times else 0
+    for time, packet in zip(times, packets, strict=True):
+        # A key frame is shown after all that was sent before it. Times that jump back (joined files) break that, and
+        # pictures before the first key frame in time have lost the ones they refer to.
+        if time < (latest if packet.key else times[0]):
+            return "presentation times jump back"
+        latest = max(latest, time)
+    return None
+
+
+def index_decoded(container: Any, stream: Any, obstacle: str) -> FrameIndex:
+    """Index a stream by decoding all of it, from the place where the container is; pixels are not kept.
+
+    Args:
+        container: an open PyAV container.
+        stream: its video stream.
+        obstacle: why its packets did not do.
+    """
+    times: list[int | None] = []
+    for packet in _packets(container, stream):
+        try:
+            times += [frame.pts for frame in packet.decode()]
+        except FFmpegError:
+            continue  # damage is reported when the frames are read
+    base, pts = stream.time_base, _increasing(times, reorder=container.format.name == "avi")
+    if pts is None:
+        base, pts = 1 / (stream.average_rate or Fraction(25)), np.arange(len(times), dtype=np.int64)
+    empty = np.zeros(0, np.int64)
+    return FrameIndex(pts, empty, base, _last_duration(pts, 0, stream), stream.average_rate, obstacle)
+
+
+def _increasing(times: list[int | None], *, reorder: bool) -> np.ndarray | None:
+    """Return the times of frames in the order they are decoded, made increasing; None where the file has no times.
+
+    Args:
+        times: presentation times as decoded, in ticks.
+        reorder: the times are right, but in the order of the packets. Otherwise a step back is where two files were
+            joined: what follows is moved to continue there, after a usual gap.
+    """
+    known = np.array([time for time in times if time is not None], np.int64)
+    if len(known) < len(times) or not len(known):
+        return None
+    if reorder:
+        known = np.unique(known)
+        return known if len(known) == len(times) else None
+    gaps = np.diff(known)
+    forward = gaps[gaps > 0]
+    if not len(forward) and len(gaps):
+        return None
+    usual = int(np.median(forward)) if len(forward) else 0
+    return known[0] + np.concatenate([np.zeros(1, np.int64), np.cumsum(np.where(gaps > 0, gaps, usual))])
+
+
+def _packets(container: Any, stream: Any) -> Any:
+    try:
+        yield from container.demux(stream)
+    except FFmpegError:
+        return
+
+
+def _last_duration(pts: np.ndarray, known: int, stream: Any) -> int:
+    """Ticks that the last frame is shown: what the file says, else the average gap, else the nominal rate's."""
+    if known > 0:
+        return int(known)
+    if len(pts) > 1:
+        return round((int(pts[-1]) - int(pts[0])) / (len(pts) - 1))
+    return round(1 / (stream.average_rate * stream.time_base)) if stream.average_rate else 0
+
+
+def _missing(container: Any, stream: Any) -> int:
+    """Count the frames of the file's table that begin beyond the end of the file."""
+    size = container.size
+    entries = getattr(stream, "index_entries", None) or ()
+    return sum(entry.pos >= size for entry in entries) if size > 0 else 0
+
+
+def _header_seconds(container: Any, stream: Any) -> float | None:
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    return container.duration / 1_000_000 if container.duration else None

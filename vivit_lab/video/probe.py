@@ -1,0 +1,165 @@
+"""What a video file holds, counted and not only read from its header."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from typing import Any
+
+from av.error import FFmpegError
+
+from vivit_lab.errors import DecodeError
+from vivit_lab.video.index import load_index
+from vivit_lab.video.source import open_video, orientation
+
+__all__ = ["VideoInfo", "probe"]
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """Facts of one video stream of a file.
+
+    Args:
+        path: the file.
+        container: FFmpeg's name of the file format, such as "mov,mp4,m4a,3gp,3g2,mj2".
+        codec: FFmpeg's name of the video codec, such as "h264".
+        width: columns of a frame as shown (rotation applied), in pixels.
+        height: rows of a frame as shown, in pixels.
+        coded_size: (height, width) of a frame as stored.
+        rotation: degrees counter-clockwise, 0, 90, 180 or 270, that a player turns the stored frame.
+        mirrored: whether a player mirrors the frame left to right after turning it.
+        fps: average frames a second: counted frames over ``duration``.
+        frames: how many frames the stream has, counted.
+        header_frames: how many the header claims, or None where it does not say.
+        duration: from the first frame to the end of the last one, in seconds.
+        header_duration: duration that the header claims, in seconds, or None.
+        start: time of the first frame on the file's own clock, in seconds. (A clip's times begin at its first frame.)
+        time_base: seconds a tick of the file's clock.
+        vfr: whether the frames are unevenly spaced.
+        pixel_format: FFmpeg's name of the stored pixel format, such as "yuv420p10le".
+        bit_depth: bits a colour component.
+        pixel_aspect: width of a stored pixel over its height; frames are read as stored, not stretched.
+        key_frames: at how many frames decoding can begin; 1 where reading always begins at the start.
+        seekable: whether reading a late frame can skip the earlier ones.
+        truncated: how many frames the file's table lists beyond its end; above 0 the file was cut off.
+        video_streams: how many video streams the file has; cover pictures do not count.
+        audio_streams: how many audio streams it has.
+    """
+
+    path: str
+    container: str
+    codec: str
+    width: int
+    height: int
+    coded_size: tuple[int, int]
+    rotation: int
+    mirrored: bool
+    fps: float
+    frames: int
+    header_frames: int | None
+    duration: float
+    header_duration: float | None
+    start: float
+    time_base: Fraction
+    vfr: bool
+    pixel_format: str
+    bit_depth: int
+    pixel_aspect: Fraction
+    key_frames: int
+    seekable: bool
+    truncated: int
+    video_streams: int
+    audio_streams: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-able values; fractions as "1/90000"."""
+        fields = asdict(self)
+        fields["coded_size"] = list(self.coded_size)
+        return {name: str(value) if isinstance(value, Fraction) else value for name, value in fields.items()}
+
+    def __repr__(self) -> str:
+        notes = []
+        if self.header_frames not in (None, self.frames):
+            notes.append(f"header says {self.header_frames} frames")
+        if self.truncated:
+            notes.append(f"cut off: {self.truncated} more frames are listed")
+        if self.rotation or self.mirrored:
+            notes.append(f"rotated {self.rotation}°" + ", mirrored" * self.mirrored)
+        if self.start:
+            notes.append(f"starts at {self.start:.3f} s")
+        if self.video_streams > 1:
+            notes.append(f"{self.video_streams} video streams")
+        rate = f"{'variable, on average ' if self.vfr else ''}{self.fps:.4g} fps"
+        return (
+            f"VideoInfo({self.path}: {self.codec} in {self.container}, {self.width}×{self.height}, "
+            f"{self.frames} frames, {self.duration:.3f} s, {rate}, {self.pixel_format}"
+            f"{''.join(f', {note}' for note in notes)})"
+        )
+
+
+def probe(path: str | os.PathLike[str], *, stream: int = 0) -> VideoInfo:
+    """Describe a video file, from its packets and its first frame.
+
+    Reads the whole file but decodes one frame only, save for the few formats whose packets do not tell how many frames
+    they make (H.264 and MPEG-4 in AVI, raw streams, GIF, VP8): those are decoded once.
+
+    Args:
+        path: a video file.
+        stream: which of its video streams, from 0.
+
+    Raises:
+        VideoNotFoundError: there is no such file.
+        NotAVideoError: the file is no video: audio only, a still image, not media.
+        InputError: the file has no video stream of that number.
+        DecodeError: no frame can be decoded.
+    """
+    index = load_index(path, stream)
+    with open_video(path, stream) as (container, chosen):
+        turns, mirrored, shape, depth = _first_frame(os.fspath(path), container, chosen)
+        origin = chosen.start_time if chosen.start_time is not None else 0
+        context = chosen.codec_context
+        return VideoInfo(
+            path=os.fspath(path),
+            container=container.format.name,
+            codec=context.codec.canonical_name,
+            width=shape[1 - turns % 2],
+            height=shape[turns % 2],
+            coded_size=shape,
+            rotation=90 * turns,
+            mirrored=mirrored,
+            fps=index.fps,
+            frames=len(index),
+            header_frames=chosen.frames or None,
+            duration=index.end,
+            header_duration=index.header_seconds,
+            start=float((index.pts[0] if index.obstacle is None else origin) * chosen.time_base),
+            time_base=chosen.time_base,
+            vfr=index.vfr,
+            pixel_format=context.pix_fmt,
+            bit_depth=depth,
+            pixel_aspect=chosen.sample_aspect_ratio or Fraction(1),
+            key_frames=max(len(index.keyframes), 1),
+            seekable=index.seekable,
+            truncated=index.missing,
+            video_streams=sum(
+                not one.disposition & type(one.disposition).attached_pic for one in container.streams.video
+            ),
+            audio_streams=len(container.streams.audio),
+        )
+
+
+def _first_frame(name: str, container: Any, stream: Any) -> tuple[int, bool, tuple[int, int], int]:
+    """Return quarter turns, mirroring, stored (height, width) and bit depth of the first frame that decodes."""
+    failure = "it holds no frame"
+    try:
+        for packet in container.demux(stream):
+            try:
+                for frame in packet.decode():
+                    depth = max(component.bits for component in frame.format.components)
+                    return (*orientation(frame), (frame.height, frame.width), depth)
+            except FFmpegError as error:
+                failure = str(error.strerror)
+    except FFmpegError as error:
+        failure = str(error.strerror)
+    raise DecodeError(f"{name}: none of its frames can be decoded ({failure})")

@@ -1,0 +1,233 @@
+"""Read clips and frames of a video file, by frame index or time.
+
+Frame k is the k-th frame in the order of presentation, from 0: counted, never guessed from a frame rate.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from av.error import FFmpegError
+
+from vivit_lab.errors import DecodeError, DecodeWarning, InputError, ShortClipWarning
+from vivit_lab.video.clip import Clip
+from vivit_lab.video.decode import Decoding, decode_frames, rewind
+from vivit_lab.video.index import FrameIndex, index_decoded, index_packets, load_index
+from vivit_lab.video.source import choose_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Processor", "read_clip", "read_frames", "read_video_pyav"]
+
+
+class Processor(Protocol):
+    """What turns a clip into a model's input, such as ``VivitImageProcessor``."""
+
+    def prepare(self, clip: Clip) -> Clip:
+        """Return the clip with ``pixel_values`` and ``geometry``."""
+        ...
+
+
+def read_clip(
+    path: str | os.PathLike[str],
+    num_frames: int | None = None,
+    stride: int = 1,
+    start: int | float = 0,
+    *,
+    stream: int = 0,
+    threads: int | str = "auto",
+    processor: Processor | None = None,
+) -> Clip:
+    """Read the frames start, start + stride, start + 2·stride, … of a video.
+
+    Args:
+        path: a video file.
+        num_frames: how many frames; None reads to the end of the video.
+        stride: 1 takes every frame, 2 every other, …
+        start: an int is the first frame's index, where a negative one counts from the end of the video (-32: the last
+            32 frames begin there). A float is a time in seconds from the first frame: the frame shown then.
+        stream: which of the file's video streams, from 0.
+        threads: decoding threads; "auto" is quickest for one clip, 1 is best where many clips are read at once.
+        processor: if given, its ``prepare`` is applied, and the clip has ``pixel_values`` too.
+
+    Returns:
+        The clip. If the video ends before the window does, its last frame in reach repeats, and a warning says how
+        often. Memory: 3 bytes a pixel and frame.
+
+    Raises:
+        VideoNotFoundError: there is no such file.
+        NotAVideoError: the file is no video: audio only, a still image, not media.
+        InputError: an argument is out of range, or ``start`` lies beyond the video.
+        DecodeError: a frame cannot be decoded, or the file was cut off before it.
+        OutOfMemoryBudgetError: the frames would not fit into the free memory.
+
+    Warns:
+        ShortClipWarning: the video is shorter than the window.
+        DecodeWarning: the decoder concealed damage.
+
+    Example:
+        >>> clip = read_clip("samoyed.mp4", 16, stride=2, start=1.5)
+    """
+    for name, value in (("num_frames", num_frames), ("stride", stride)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
+            raise InputError(f"{name} must be a positive integer, got {value!r}")
+    index = load_index(path, stream)
+    first = _first_frame(os.fspath(path), index, start)
+    available = -(-(len(index) - first) // stride)
+    count = available if num_frames is None else int(num_frames)
+    wanted = first + stride * np.arange(min(count, available))
+    if count > available:
+        _warn_short(os.fspath(path), index, count, count - available, int(wanted[-1]), stride)
+        wanted = np.concatenate([wanted, np.full(count - available, wanted[-1])])
+    clip = _clip(path, index, wanted, stream, threads)
+    return clip if processor is None else processor.prepare(clip)
+
+
+def read_frames(
+    path: str | os.PathLike[str], indices: Sequence[int] | np.ndarray, *, stream: int = 0, threads: int | str = "auto"
+) -> Clip:
+    """Read the frames of a video at given indices.
+
+    Between indices that are far apart the decoder jumps, so a few frames of a long video are quick.
+
+    Args:
+        path: a video file.
+        indices: frame indices from 0, not decreasing (a clip is in the order of time); an index may repeat.
+        stream: which of the file's video streams, from 0.
+        threads: decoding threads; "auto" is quickest for one clip, 1 is best where many clips are read at once.
+
+    Raises:
+        VideoNotFoundError: there is no such file.
+        NotAVideoError: the file is no video: audio only, a still image, not media.
+        InputError: the indices are empty, decrease, are no integers, or lie outside the video.
+        DecodeError: a frame cannot be decoded, or the file was cut off before it.
+        OutOfMemoryBudgetError: the frames would not fit into the free memory.
+
+    Warns:
+        DecodeWarning: the decoder concealed damage.
+    """
+    index = load_index(path, stream)
+    wanted = _check_indices(os.fspath(path), indices, index)
+    if np.any(np.diff(wanted) < 0):
+        raise InputError("indices must not decrease, as a clip is in the order of time: sort them first")
+    return _clip(path, index, wanted, stream, threads)
+
+
+def _check_indices(name: str, indices: Sequence[int] | np.ndarray, index: FrameIndex) -> np.ndarray:
+    """Return frame indices as int64 (n,).
+
+    Raises:
+        InputError: they are empty, no integers, or outside the video.
+        DecodeError: the file lists such a frame, but was cut off before it.
+    """
+    wanted = np.asarray(indices)
+    if wanted.ndim != 1 or not wanted.size or not np.issubdtype(wanted.dtype, np.integer):
+        raise InputError(f"indices must be a sequence of at least one integer, got {indices!r}")
+    if wanted.min() < 0 or wanted.max() >= len(index):
+        worst = int(wanted.min() if wanted.min() < 0 else wanted.max())
+        _check_cut_off(name, index, worst)
+        raise InputError(f"frame {worst} is outside {name}, which has {len(index)} frames, 0 … {len(index) - 1}")
+    return wanted.astype(np.int64)
+
+
+def _first_frame(name: str, index: FrameIndex, start: int | float) -> int:
+    if isinstance(start, (int, np.integer)) and not isinstance(start, bool):
+        first = int(start) + (len(index) if start < 0 else 0)
+        if 0 <= first < len(index):
+            return first
+        _check_cut_off(name, index, first)
+        raise InputError(f"start={start} is outside {name}, which has {len(index)} frames")
+    if not isinstance(start, (float, np.floating)) or not 0 <= start < index.end:
+        raise InputError(
+            f"start={start!r} is outside {name}: wanted a frame index (int), or seconds (float) from 0 to before "
+            f"{index.end:.3f}"
+        )
+    return index.frame_at(float(start))
+
+
+def _check_cut_off(name: str, index: FrameIndex, frame: int) -> None:
+    if 0 <= len(index) <= frame < len(index) + index.missing:
+        raise DecodeError(
+            f"{name} is cut off: its table lists {len(index) + index.missing} frames, but the file ends after frame "
+            f"{len(index) - 1} at {index.seconds[-1]:.3f} s, before frame {frame}"
+        )
+
+
+def _warn_short(name: str, index: FrameIndex, count: int, held: int, last: int, stride: int) -> None:
+    _check_cut_off(name, index, last + stride)
+    hint = ""
+    if index.header_seconds and index.header_seconds > index.end * 1.05 + 0.1:
+        hint = f" (its header speaks of {index.header_seconds:.3f} s: the file may be cut off)"
+    warnings.warn(
+        f"{name} has {len(index)} frames and ends at {index.end:.3f} s{hint}: of the {count} frames with stride "
+        f"{stride} that were asked for, the last {held} repeat frame {last}",
+        ShortClipWarning,
+        stacklevel=3,
+    )
+
+
+def _clip(path: str | os.PathLike[str], index: FrameIndex, wanted: np.ndarray, stream: int, threads: int | str) -> Clip:
+    name = os.fspath(path)
+    frames, troubles = decode_frames(name, index, wanted, stream=stream, threads=threads)
+    if troubles:
+        warnings.warn(
+            f"{name}: the decoder reported damage {troubles} time(s) on the way to frames {wanted[0]} … {wanted[-1]}; "
+            "what it concealed may show wrong pixels",
+            DecodeWarning,
+            stacklevel=3,
+        )
+    return Clip(
+        frames, index.seconds[wanted], wanted, index.fps, index.end_of(int(wanted[-1])), name, decode_warnings=troubles
+    )
+
+
+def read_video_pyav(container: Any, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Read frames from an open PyAV container: the documentation's helper, but it seeks.
+
+    Takes and gives what ``read_video_pyav`` of the transformers documentation does, and is quicker where the frames lie
+    late in a long file. As there, frames come as stored: a rotation that the file asks for is *not* applied, as
+    `read_clip` would. Unlike there, an index that repeats gives its frame again, so a short video still fills its window, and
+    an index beyond the end is an error instead of a missing frame.
+
+    Args:
+        container: ``av.open(path)``; its first video stream is read. Where it stands does not matter, before or after.
+        indices: frame indices from 0, in any order, which the frames keep.
+
+    Returns:
+        (n, H, W, 3) uint8 RGB.
+
+    Raises:
+        InputError: the indices are empty, no integers, or outside the video.
+        NotAVideoError: the container has no video.
+        DecodeError: a frame cannot be decoded.
+    """
+    name = str(container.name or "the container")
+    stream = choose_stream(container, name, 0)
+    try:
+        rewind(container)
+    except FFmpegError as error:
+        return _reopened(name, indices, error)
+    index = index_packets(container, stream)
+    if index.obstacle is not None:
+        rewind(container)
+        index = index_decoded(container, stream, index.obstacle)
+    wanted = _check_indices(name, indices, index)
+    for seek in (True, False):
+        rewind(container)
+        decoding = Decoding(index, wanted, as_shown=False)
+        decoding.run(container, stream, seek=seek and index.seekable)
+        if not decoding.missing and not (seek and decoding.troubles):
+            return decoding.frames()
+    raise decoding.error(name)
+
+
+def _reopened(name: str, indices: Sequence[int] | np.ndarray, error: Exception) -> np.ndarray:
+    """Read a kind of file in which PyAV cannot go back (raw streams) by opening it anew."""
+    if not os.path.isfile(name):
+        raise DecodeError(f"{name} cannot be read from its beginning: {error}; open it anew from a file") from error
+    index = load_index(name)
+    return decode_frames(name, index, _check_indices(name, indices, index), as_shown=False)[0]
