@@ -3,8 +3,15 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+
+from tests.model.tiny import TINY
+from vivit_lab.model.classifier import VivitForVideoClassification
+from vivit_lab.model.config import VivitConfig
+from vivit_lab.video.encode import MovieWriter
+from vivit_lab.video.preprocess import VivitImageProcessor
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,3 +44,25 @@ def shared_file() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a tiny classifier and its processor."""
+    directory = tmp_path_factory.mktemp("checkpoint")
+    torch.manual_seed(0)
+    VivitForVideoClassification(VivitConfig(**TINY, num_labels=5)).save_pretrained(directory)
+    processor = VivitImageProcessor.trained_range(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32})
+    processor.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seconds of noise at ten frames a second, 48×80."""
+    path = tmp_path_factory.mktemp("video") / "moving.mp4"
+    rng = np.random.default_rng(0)
+    with MovieWriter(path, 48, 80, end=2.0) as movie:
+        for index in range(20):
+            movie.write(rng.integers(0, 255, (48, 80, 3), dtype=np.uint8), index / 10)
+    return path

@@ -1,7 +1,7 @@
 """The whole path on an accelerator, proven with fake CUDA tensors: they have a device and a shape, but no values.
 
-A literal device or a tensor left on the CPU anywhere in the path raises under FakeTensorMode, because a real kernel would
-get its arguments from two devices.
+A literal device or a tensor left on the CPU anywhere in the path raises under FakeTensorMode, because a real kernel
+would get its arguments from two devices.
 """
 
 import pytest

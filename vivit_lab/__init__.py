@@ -16,38 +16,180 @@ if TYPE_CHECKING:
     from vivit_lab.attribution.rollout import AttentionRollout as AttentionRollout
     from vivit_lab.checkpoints.bundled import bundled_clip_path as bundled_clip_path
     from vivit_lab.checkpoints.bundled import bundled_model_path as bundled_model_path
+    from vivit_lab.checkpoints.labels import kinetics400_labels as kinetics400_labels
+    from vivit_lab.colormap import Colormap as Colormap
+    from vivit_lab.colormap import get_colormap as get_colormap
+    from vivit_lab.errors import BackendError as BackendError
+    from vivit_lab.errors import BundledDataError as BundledDataError
+    from vivit_lab.errors import CheckpointError as CheckpointError
+    from vivit_lab.errors import CheckpointNotFoundError as CheckpointNotFoundError
+    from vivit_lab.errors import CheckpointWarning as CheckpointWarning
+    from vivit_lab.errors import ConfigError as ConfigError
+    from vivit_lab.errors import DecodeError as DecodeError
+    from vivit_lab.errors import DecodeWarning as DecodeWarning
+    from vivit_lab.errors import DoubleNormalizationWarning as DoubleNormalizationWarning
+    from vivit_lab.errors import GridError as GridError
+    from vivit_lab.errors import InputError as InputError
+    from vivit_lab.errors import KeyMismatchError as KeyMismatchError
+    from vivit_lab.errors import MissingExtraError as MissingExtraError
+    from vivit_lab.errors import NotAVideoError as NotAVideoError
+    from vivit_lab.errors import OutOfMemoryBudgetError as OutOfMemoryBudgetError
+    from vivit_lab.errors import ShortClipWarning as ShortClipWarning
+    from vivit_lab.errors import UnsafeCheckpointError as UnsafeCheckpointError
+    from vivit_lab.errors import VideoError as VideoError
+    from vivit_lab.errors import VideoNotFoundError as VideoNotFoundError
+    from vivit_lab.errors import VivitLabError as VivitLabError
+    from vivit_lab.errors import VivitLabWarning as VivitLabWarning
+    from vivit_lab.explain import Explanation as Explanation
+    from vivit_lab.explain import explain_video as explain_video
+    from vivit_lab.explain import load_pair as load_pair
     from vivit_lab.grid import TokenGrid as TokenGrid
     from vivit_lab.hooks.record import AttentionRecord as AttentionRecord
     from vivit_lab.hooks.recorder import record_attention as record_attention
+    from vivit_lab.model.auto import load_model as load_model
     from vivit_lab.model.classifier import VivitForVideoClassification as VivitForVideoClassification
     from vivit_lab.model.classifier import VivitModel as VivitModel
     from vivit_lab.model.config import VivitConfig as VivitConfig
     from vivit_lab.model.from_image import vivit_from_image_model as vivit_from_image_model
     from vivit_lab.model.outputs import VideoClassifierOutput as VideoClassifierOutput
     from vivit_lab.model.outputs import VivitModelOutput as VivitModelOutput
+    from vivit_lab.render.movie import render_movie as render_movie
+    from vivit_lab.render.overlay import heat_on_source as heat_on_source
+    from vivit_lab.render.overlay import to_frames as to_frames
+    from vivit_lab.render.sheet import contact_sheet as contact_sheet
     from vivit_lab.video.clip import Clip as Clip
+    from vivit_lab.video.encode import MovieWriter as MovieWriter
     from vivit_lab.video.geometry import Geometry as Geometry
+    from vivit_lab.video.preprocess import VivitImageProcessor as VivitImageProcessor
+    from vivit_lab.video.probe import VideoInfo as VideoInfo
+    from vivit_lab.video.probe import probe as probe
+    from vivit_lab.video.read import read_clip as read_clip
+    from vivit_lab.video.read import read_frames as read_frames
+    from vivit_lab.video.read import read_video_pyav as read_video_pyav
+    from vivit_lab.video.sample import sample_frame_indices as sample_frame_indices
+    from vivit_lab.video.sample import uniform_frame_indices as uniform_frame_indices
 
+__all__ = [
+    "AttentionRecord",
+    "AttentionRollout",
+    "AttributionMap",
+    "BackendError",
+    "BundledDataError",
+    "CheckpointError",
+    "CheckpointNotFoundError",
+    "CheckpointWarning",
+    "Clip",
+    "Colormap",
+    "ConfigError",
+    "DecodeError",
+    "DecodeWarning",
+    "DoubleNormalizationWarning",
+    "Explanation",
+    "Geometry",
+    "GridError",
+    "InputError",
+    "KeyMismatchError",
+    "MissingExtraError",
+    "MovieWriter",
+    "NotAVideoError",
+    "OutOfMemoryBudgetError",
+    "RawAttention",
+    "ShortClipWarning",
+    "TokenGrid",
+    "UnsafeCheckpointError",
+    "VideoClassifierOutput",
+    "VideoError",
+    "VideoInfo",
+    "VideoNotFoundError",
+    "VivitConfig",
+    "VivitForVideoClassification",
+    "VivitImageProcessor",
+    "VivitLabError",
+    "VivitLabWarning",
+    "VivitModel",
+    "VivitModelOutput",
+    "__version__",
+    "bundled_clip_path",
+    "bundled_model_path",
+    "contact_sheet",
+    "explain_video",
+    "get_colormap",
+    "heat_on_source",
+    "kinetics400_labels",
+    "load_model",
+    "load_pair",
+    "probe",
+    "read_clip",
+    "read_frames",
+    "read_video_pyav",
+    "record_attention",
+    "render_movie",
+    "sample_frame_indices",
+    "to_frames",
+    "uniform_frame_indices",
+    "vivit_from_image_model",
+]
+
+#: Where each name lives.
 _HOME = {
     "AttentionRecord": "hooks.record",
     "AttentionRollout": "attribution.rollout",
     "AttributionMap": "attribution.base",
+    "BackendError": "errors",
+    "BundledDataError": "errors",
+    "CheckpointError": "errors",
+    "CheckpointNotFoundError": "errors",
+    "CheckpointWarning": "errors",
     "Clip": "video.clip",
+    "Colormap": "colormap",
+    "ConfigError": "errors",
+    "DecodeError": "errors",
+    "DecodeWarning": "errors",
+    "DoubleNormalizationWarning": "errors",
+    "Explanation": "explain",
     "Geometry": "video.geometry",
+    "GridError": "errors",
+    "InputError": "errors",
+    "KeyMismatchError": "errors",
+    "MissingExtraError": "errors",
+    "MovieWriter": "video.encode",
+    "NotAVideoError": "errors",
+    "OutOfMemoryBudgetError": "errors",
     "RawAttention": "attribution.raw",
+    "ShortClipWarning": "errors",
     "TokenGrid": "grid",
+    "UnsafeCheckpointError": "errors",
     "VideoClassifierOutput": "model.outputs",
+    "VideoError": "errors",
+    "VideoInfo": "video.probe",
+    "VideoNotFoundError": "errors",
     "VivitConfig": "model.config",
     "VivitForVideoClassification": "model.classifier",
+    "VivitImageProcessor": "video.preprocess",
+    "VivitLabError": "errors",
+    "VivitLabWarning": "errors",
     "VivitModel": "model.classifier",
     "VivitModelOutput": "model.outputs",
     "bundled_clip_path": "checkpoints.bundled",
     "bundled_model_path": "checkpoints.bundled",
+    "contact_sheet": "render.sheet",
+    "explain_video": "explain",
+    "get_colormap": "colormap",
+    "heat_on_source": "render.overlay",
+    "kinetics400_labels": "checkpoints.labels",
+    "load_model": "model.auto",
+    "load_pair": "explain",
+    "probe": "video.probe",
+    "read_clip": "video.read",
+    "read_frames": "video.read",
+    "read_video_pyav": "video.read",
     "record_attention": "hooks.recorder",
+    "render_movie": "render.movie",
+    "sample_frame_indices": "video.sample",
+    "to_frames": "render.overlay",
+    "uniform_frame_indices": "video.sample",
     "vivit_from_image_model": "model.from_image",
 }
-
-__all__ = [*sorted(_HOME), "__version__"]
 
 
 def __getattr__(name: str) -> Any:

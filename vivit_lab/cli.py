@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -46,22 +45,15 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.showwarning = _show_warning
     warnings.simplefilter("always", VivitLabWarning)
     try:
-        code = app(given, standalone_mode=False)
-    except click.exceptions.Abort:
-        _err.print("interrupted")
-        return 130
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except KeyboardInterrupt:
-        _err.print("interrupted")
-        return 130
+        app(given)
+    except SystemExit as done:  # how the parser ends a run, good or bad
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
     except Exception as error:
         if "--debug" in given:
             raise
         _print_error(error)
         return 1
-    return code if isinstance(code, int) else 0
+    return 0
 
 
 @app.callback(invoke_without_command=True)
@@ -89,9 +81,7 @@ def demo(
     _seed(seed)
     model, processor = _load("bundled", device, dtype, quiet=as_json)
     with _status("reading, attending, drawing", quiet=as_json):
-        result = explain_video(
-            bundled_clip_path(), model, processor, DEMO_METHOD, out=out, sheet=True, save_map=True
-        )
+        result = explain_video(bundled_clip_path(), model, processor, DEMO_METHOD, out=out, sheet=True, save_map=True)
     if as_json:
         return _print_json({"files": _paths(result.files), "map": result.map.metadata()})
     print(
@@ -119,6 +109,9 @@ def render(
     colormap: Annotated[str | None, typer.Option(help="inferno, viridis, magma, cividis, …")] = None,
     alpha: Annotated[float | None, typer.Option(help="Constant opacity of the heat; by default it follows it.")] = None,
     normalize: Annotated[str, typer.Option(help="One colour scale a clip, or one a frame.")] = "clip",
+    percentile: Annotated[
+        float, typer.Option(help="Where the colour scale of a clip ends; 100 is the maximum.")
+    ] = 99.0,
     zoom: Annotated[int, typer.Option(min=1, help="Enlarge small videos by a whole number.")] = 1,
     stride: Stride = 2,
     start: Start = "0",
@@ -139,14 +132,14 @@ def render(
     if len(files) > 1 and out.suffix:
         raise InputError(f"--out {out} names one file, but {len(files)} videos were given; name a directory")
     loaded, processor = _load(model, device, dtype, quiet=as_json)
-    drawing = {"layout": layout, "colormap": colormap, "alpha": alpha, "normalize": normalize}
+    drawing = {"layout": layout, "colormap": colormap, "alpha": alpha, "normalize": normalize, "zoom": zoom}
     results, failed = [], 0
     for file in files:
         try:
+            first = _start(start, file, loaded.config.num_frames, stride)
             result = explain_video(
-                file, loaded, processor, chosen,
-                out=out, stride=stride, start=_start(start, file, loaded.config.num_frames, stride), queries=queries,
-                sheet=sheet, save_map=save_map, progress=not as_json, movie={**drawing, "zoom": zoom},
+                file, loaded, processor, chosen, out=out, stride=stride, start=first, queries=queries, sheet=sheet,
+                save_map=save_map, percentile=percentile, progress=not as_json, movie=drawing,
             )  # fmt: skip
         except VivitLabError as error:
             if debug or len(files) == 1:
@@ -210,7 +203,9 @@ def predict(
 
 @app.command()
 def info(
-    name: Annotated[str, typer.Argument(metavar="MODEL|FILE", help="A video, a model's directory, Hub id or 'bundled'.")],
+    name: Annotated[
+        str, typer.Argument(metavar="MODEL|FILE", help="A video, a model's directory, Hub id or 'bundled'.")
+    ],
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:

@@ -27,7 +27,16 @@ from vivit_lab.video.clip import Clip
 from vivit_lab.video.preprocess import VivitImageProcessor
 from vivit_lab.video.read import read_clip
 
-__all__ = ["DEMO_METHOD", "METHODS", "Explanation", "explain_video", "load_pair", "make_method", "top_labels"]
+__all__ = [
+    "DEMO_METHOD",
+    "METHODS",
+    "Explanation",
+    "explain_video",
+    "load_pair",
+    "make_method",
+    "robust_limits",
+    "top_labels",
+]
 
 METHODS: dict[str, type[Any]] = {"raw": RawAttention, "rollout": AttentionRollout}
 
@@ -138,6 +147,7 @@ def explain_video(
     queries: Sequence[Sequence[int]] | None = None,
     sheet: bool = False,
     save_map: bool = False,
+    percentile: float | None = 99.0,
     progress: bool = False,
     movie: dict[str, Any] | None = None,
 ) -> Explanation:
@@ -154,6 +164,9 @@ def explain_video(
         queries: places (t, y, x) whose attention is shown, averaged; CLS by default.
         sheet: also write a contact sheet, PNG.
         save_map: also write the map, safetensors.
+        percentile: the colour scale ends at this percentile of the clip's relevance, which keeps a few outlying tokens
+            from hiding all others; the colour bar then prints its end as "≥". None ends it at the maximum. Not used
+            where ``movie`` has its own ``limits`` or one scale a frame.
         progress: show a progress bar while the movie is drawn.
         movie: further arguments of ``render_movie``.
 
@@ -167,7 +180,9 @@ def explain_video(
     relevance = method(record, queries=tokens)
     target = _movie_path(Path(out), Path(path), type(method).__name__)
     target.parent.mkdir(parents=True, exist_ok=True)
-    drawing = movie or {}
+    drawing = dict(movie or {})
+    if percentile is not None and drawing.get("limits") is None and drawing.get("normalize", "clip") == "clip":
+        drawing["limits"] = robust_limits(relevance, percentile)
     files = {"movie": render_movie(clip, relevance, target, progress=progress, **drawing)}
     if sheet:
         files["sheet"] = target.with_suffix(".png")
@@ -177,6 +192,19 @@ def explain_video(
         files["map"] = target.with_suffix(".safetensors")
         relevance.save(files["map"])
     return Explanation(clip, relevance, record, files)
+
+
+def robust_limits(map: AttributionMap, percentile: float) -> tuple[float, float]:
+    """Return colour limits that end at a percentile of the relevance: (0, p), or (-p, p) of |relevance| if signed.
+
+    Raises:
+        InputError: ``percentile`` is not in (0, 100].
+    """
+    if not 0 < percentile <= 100:
+        raise InputError(f"percentile must lie in (0, 100], got {percentile}")
+    size = map.relevance.abs().flatten()
+    high = float(size.quantile(percentile / 100)) or float(size.max()) or 1.0
+    return (-high if map.signed else 0.0, high)
 
 
 def _place(query: Sequence[int]) -> tuple[int, int, int]:

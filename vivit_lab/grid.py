@@ -115,7 +115,7 @@ class TokenGrid:
         if num_tokens != self.num_tokens:
             extra = " + 1 CLS" if self.cls else ""
             raise GridError(
-                f"{num_tokens} tokens do not fit the grid {self.t}×{self.h}×{self.w}{extra} = {self.num_tokens} tokens; "
+                f"{num_tokens} tokens do not fit the grid {self.t}×{self.h}×{self.w}{extra} = {self.num_tokens}; "
                 "give the grid of the model that made them (a square root of a token count is no grid)"
             )
 

@@ -38,7 +38,7 @@ def claim_frames(path: Path, count: int) -> Path:
 
 
 def trim_by_edit_list(path: Path, first: int, count: int) -> Path:
-    """Let an mp4's edit list show only some of its frames (25 a second, 1/90000 s ticks); the others stay in the file."""
+    """Let an mp4's edit list show only some of its frames (25 a second, 1/90000 s ticks); all stay in the file."""
     contents = bytearray(path.read_bytes())
     place = contents.index(b"elst")
     entries, _, media_time = struct.unpack(">IIi", contents[place + 8 : place + 20])
@@ -52,7 +52,7 @@ def trim_by_edit_list(path: Path, first: int, count: int) -> Path:
 
 def joined(directory: Path) -> Path:
     """Two MPEG-TS recordings in one file: the clock starts again in the middle."""
-    parts = [Variant(f"part{k}.ts", "libx264", b_frames=2, count=20, start=start) for k, start in ((0, 0.5), (1, 0.22))]
+    parts = [Variant(f"part{k}.ts", "libx264", b_frames=2, count=20, start=start) for k, start in ((0, 0.5), (1, 0.23))]
     path = directory / "joined.ts"
     path.write_bytes(b"".join(part.make(directory).read_bytes() for part in parts))
     return path

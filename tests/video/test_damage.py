@@ -1,7 +1,9 @@
 """Broken files: a frame is right, or an error or a warning says which is not."""
 
 import warnings
+from contextlib import suppress
 
+import av
 import numpy as np
 import pytest
 
@@ -91,6 +93,37 @@ def test_concealed_damage_is_counted_and_the_same_each_time(kind, tmp_path):
     # the damage lies behind the first key frames: what comes before it is untouched, and nothing is said
     assert np.array_equal(read_clip(path, 8).frames, whole.frames[:8])
     assert read_clip(path, 8).decode_warnings == 0
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Variant("h264.avi", "libx264", size=LARGE, b_frames=2, time_base=FRAME),
+        Variant("mjpeg.avi", "mjpeg", "yuvj420p", size=LARGE, time_base=FRAME),
+        Variant("vp8.webm", "libvpx", size=LARGE, b_frames=None),
+    ],
+    ids=lambda kind: kind.name,
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_what_a_patient_decoder_gives_is_what_is_read(kind, seed, tmp_path):
+    path = flip(kind.make(tmp_path), 0.4, 0.8, count=10, seed=seed)
+    reference = {}
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "NONE"
+        for packet in container.demux(stream):
+            with suppress(av.error.FFmpegError):
+                for frame in packet.decode():
+                    reference[len(reference) if "mjpeg" not in kind.name else frame.pts] = frame.to_ndarray(
+                        format="rgb24"
+                    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DecodeWarning)
+        for number, pixels in reference.items():
+            assert np.array_equal(read_frames(path, [number], threads=1).frames[0], pixels), number
+    for number in set(range(probe(path).frames)) - set(reference):
+        with pytest.raises(DecodeError, match=rf"frame {number} cannot be decoded"):
+            read_frames(path, [number])
 
 
 def test_frames_that_cannot_be_decoded_are_named_with_their_time(tmp_path):

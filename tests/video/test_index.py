@@ -1,6 +1,7 @@
 """The packet index: counts, times, key frames, and the reasons not to trust packets."""
 
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -68,7 +69,9 @@ def test_clean_start_by_the_bytes():
         assert not clean(text, picture)
         assert not clean(picture, at_once)
         assert not clean(other)
-        assert not clean(b"\x06\x06\xff", picture)  # a message that breaks off
+        assert not clean(b"\x06\x06\xff", picture)  # messages that break off
+        assert not clean(b"\x06\xff\xff\xff", picture)
+        assert not clean(b"\x06\x06\x01", picture)
         assert not clean(b"", picture)
     assert is_clean_start("hevc", b"anything", None)
 
@@ -115,12 +118,21 @@ def test_keyframe_before_is_the_last_one_not_after(gaps, origin, data):
         assert index.frame_at(float(index.seconds[frame])) == frame
 
 
+def test_increasing_times_of_joined_and_reordered_frames():
+    assert _increasing([5, 9, 13, 2, 6], reorder=False).tolist() == [5, 9, 13, 17, 21]
+    assert _increasing([1, 3, 2, 5, 4], reorder=True).tolist() == [1, 2, 3, 4, 5]
+    assert _increasing([1, 3, 3], reorder=True) is None
+    assert _increasing([4, 4, 4], reorder=False) is None
+    assert _increasing([4, None], reorder=False) is None
+    assert _increasing([7], reorder=False).tolist() == [7]
+
+
 @given(st.lists(st.one_of(st.none(), st.integers(-(2**40), 2**40)), max_size=30), st.booleans())
 def test_decoded_times_are_made_increasing_or_given_up(times, reorder):
     result = _increasing(times, reorder=reorder)
     if result is None:
         repeats = len(set(times)) < len(times)
-        falls = all(one >= two for one, two in zip(times, times[1:], strict=False)) if None not in times else False
+        falls = all(one >= two for one, two in pairwise(times)) if None not in times else False
         assert not times or None in times or (repeats if reorder else falls)
         return
     assert len(result) == len(times)

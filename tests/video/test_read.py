@@ -185,7 +185,7 @@ def test_documentation_helper_reads_file_objects_and_says_what_it_cannot(video, 
         assert read_number(read_video_pyav(container, [21])[0]) == 21
     forward_only = SimpleNamespace(read=io.BytesIO(video("h264_raw.h264").read_bytes()).read)
     with av.open(forward_only) as container:
-        with pytest.raises(DecodeError, match="cannot be read from its beginning: .* open it anew from a file"):
+        with pytest.raises(DecodeError, match=r"cannot be read from its beginning: .* open it anew from a file"):
             read_video_pyav(container, [3])
     with av.open(str(sound_only(tmp_path))) as container, pytest.raises(NotAVideoError, match="no video stream"):
         read_video_pyav(container, [0])

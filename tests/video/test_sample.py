@@ -14,11 +14,11 @@ from vivit_lab.video.sample import sample_frame_indices, uniform_frame_indices
 @given(st.integers(1, 40), st.integers(1, 8), st.integers(1, 1000), st.integers(0, 2**31))
 def test_same_draw_as_the_documentation(clip_len, rate, extra, seed):
     length = clip_len * rate + extra
-    legacy = np.random.RandomState(seed)  # noqa: NPY002 - the documentation draws from this kind of generator
+    legacy = np.random.RandomState(seed)
     end = legacy.randint(int(clip_len * rate), length)
     begin = end - int(clip_len * rate)
     expected = np.clip(np.linspace(begin, end, num=clip_len), begin, end - 1).astype(np.int64)
-    again = np.random.RandomState(seed)  # noqa: NPY002
+    again = np.random.RandomState(seed)
     assert np.array_equal(sample_frame_indices(clip_len, rate, length, generator=again), expected)
 
 

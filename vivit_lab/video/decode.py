@@ -5,16 +5,14 @@ decoding from the start gives. Where that does not work for a file, it is decode
 there either, an error names it.
 
 Damage: the decoder is told to refuse what it would otherwise conceal. If it complains, the frames are decoded again
-with concealment and one thread, because with more the concealed pixels differ from run to run. Damage that the format or
-its decoder has no means to notice (VP9, many flipped bits in H.265, FFV1 in FFmpeg 8) stays unnoticed.
+with concealment and one thread, because with more the concealed pixels differ from run to run. Damage that the format
+or its decoder has no means to notice (VP9, many flipped bits in H.265, FFV1 in FFmpeg 8) stays unnoticed.
 """
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import av
 import numpy as np
 import torch
 from av.error import FFmpegError
@@ -208,20 +206,10 @@ class _RgbReader:
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: Any) -> np.ndarray:
-        rgb = self._reformatter.reformat(frame, format="rgb24", **_one_thread())
-        plane = rgb.planes[0]
+        rgb = self._reformatter.reformat(frame, format="rgb24", threads=1)
+        plane: Any = rgb.planes[0]
         rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: rgb.height, : 3 * rgb.width]
         return rows.reshape(rgb.height, rgb.width, 3)
-
-
-@cache
-def _one_thread() -> dict[str, Any]:
-    """The argument that keeps conversion to one thread, where PyAV has it (older ones never use more)."""
-    try:
-        VideoReformatter().reformat(av.VideoFrame(16, 16, "yuv420p"), format="rgb24", threads=1)
-    except TypeError:
-        return {}
-    return {"threads": 1}
 
 
 def rewind(container: Any) -> None:

@@ -115,8 +115,12 @@ class MovieWriter:
             raise InputError(f"end must be a finite time in seconds, got {self.end}")
         if not 0 <= crf <= 51:
             raise InputError(f"crf must lie in 0 … 51, got {crf}")
-        if self.pixel_format not in av.video.format.names:
-            raise InputError(f"FFmpeg has no pixel format {self.pixel_format!r}; wanted one such as 'yuv420p'")
+        try:
+            av.VideoFormat(self.pixel_format)
+        except ValueError as error:
+            raise InputError(
+                f"FFmpeg has no pixel format {self.pixel_format!r}; wanted one such as 'yuv420p'"
+            ) from error
 
     @property
     def padded_size(self) -> tuple[int, int]:

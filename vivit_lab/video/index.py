@@ -125,7 +125,7 @@ def load_index(path: str | os.PathLike[str], stream: int = 0) -> FrameIndex:
 
 
 class _Packet(NamedTuple):
-    pts: int | None
+    pts: Any  # int, or None where the file gives no time
     duration: int
     key: bool
     hidden: bool  # an edit list leaves its frame out
@@ -166,8 +166,7 @@ def _read_packets(container: Any, stream: Any) -> list[_Packet]:
         for packet in container.demux(stream):
             if packet.size:
                 key = packet.is_keyframe and is_clean_start(codec, packet, extradata)
-                hidden = getattr(packet, "is_discard", False)
-                packets.append(_Packet(packet.pts, packet.duration or 0, key, hidden))
+                packets.append(_Packet(packet.pts, packet.duration or 0, key, packet.is_discard))
     except FFmpegError:
         pass  # what was read before the damage can still be decoded; reading on says where it ends
     return packets
@@ -257,8 +256,7 @@ def _last_duration(pts: np.ndarray, known: int, stream: Any) -> int:
 def _missing(container: Any, stream: Any) -> int:
     """Count the frames of the file's table that begin beyond the end of the file."""
     size = container.size
-    entries = getattr(stream, "index_entries", None) or ()
-    return sum(entry.pos >= size for entry in entries) if size > 0 else 0
+    return sum(entry.pos >= size for entry in stream.index_entries) if size > 0 else 0
 
 
 def _header_seconds(container: Any, stream: Any) -> float | None:

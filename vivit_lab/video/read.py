@@ -189,9 +189,9 @@ def read_video_pyav(container: Any, indices: Sequence[int] | np.ndarray) -> np.n
     """Read frames from an open PyAV container: the documentation's helper, but it seeks.
 
     Takes and gives what ``read_video_pyav`` of the transformers documentation does, and is quicker where the frames lie
-    late in a long file. As there, frames come as stored: a rotation that the file asks for is *not* applied, as
-    `read_clip` would. Unlike there, an index that repeats gives its frame again, so a short video still fills its window, and
-    an index beyond the end is an error instead of a missing frame.
+    late in a long file. As there, frames come as stored: a rotation that the file asks for is *not* applied
+    (`read_clip` does apply it). Unlike there, an index that repeats gives its frame again, so a short video still fills
+    its window, and an index beyond the end is an error instead of a missing frame.
 
     Args:
         container: ``av.open(path)``; its first video stream is read. Where it stands does not matter, before or after.

@@ -1,0 +1,122 @@
+"""From a file to pictures, in one call."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.model.tiny import TINY
+from vivit_lab.attribution.base import AttributionMap
+from vivit_lab.attribution.raw import RawAttention
+from vivit_lab.attribution.rollout import AttentionRollout
+from vivit_lab.errors import CheckpointNotFoundError, ConfigError, InputError
+from vivit_lab.explain import explain_video, load_pair, make_method, robust_limits, top_labels
+from vivit_lab.grid import TokenGrid
+from vivit_lab.hooks.recorder import record_attention
+from vivit_lab.model.auto import load_model
+from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.model.config import VivitConfig
+from vivit_lab.video.preprocess import VivitImageProcessor
+from vivit_lab.video.read import read_clip
+
+
+def test_one_call_writes_movie_sheet_and_map(checkpoint, video, tmp_path):
+    model, processor = load_pair(str(checkpoint))
+    method = AttentionRollout(start_layer=1)
+    result = explain_video(
+        video, model, processor, method, out=tmp_path / "new", stride=3, start=2, sheet=True, save_map=True
+    )
+    assert result.clip.indices.tolist() == [2, 5, 8, 11]
+    assert {kind: path.name for kind, path in result.files.items()} == {
+        "movie": "moving_attention_rollout.mp4",
+        "sheet": "moving_attention_rollout.png",
+        "map": "moving_attention_rollout.safetensors",
+    }
+    want = method(record_attention(model, read_clip(video, 4, 3, 2, processor=processor)))
+    saved = AttributionMap.load(result.files["map"])
+    torch.testing.assert_close(saved.relevance, want.relevance)
+    assert saved.frame_indices == [[2, 5, 8, 11]]
+    assert saved.model_id == str(checkpoint)
+    movie = read_clip(result.files["movie"])
+    np.testing.assert_allclose(movie.seconds, result.clip.seconds - result.clip.seconds[0], atol=1e-4)
+    with Image.open(result.files["sheet"]) as page:
+        assert page.width > 300
+
+
+def test_queries_and_a_path_for_the_movie(checkpoint, video, tmp_path):
+    model, processor = load_pair(str(checkpoint))
+    result = explain_video(
+        video, model, processor, RawAttention(), out=tmp_path / "a.mkv", queries=[(0, 1, 1), (1, 0, 0)],
+        percentile=None, movie={"layout": "heat", "colorbar": False},
+    )  # fmt: skip
+    assert result.files == {"movie": tmp_path / "a.mkv"}
+    assert result.map.target == "mean of tokens (t=0, y=1, x=1), (t=1, y=0, x=0)"
+    with pytest.raises(InputError, match=r"a query is a place \(t, y, x\) on the token grid, got \(1, 2\)"):
+        explain_video(video, model, processor, out=tmp_path, queries=[(1, 2)])
+
+
+def test_a_checkpoint_is_loaded_as_what_it_is(checkpoint, tmp_path):
+    assert isinstance(load_model(checkpoint), VivitForVideoClassification)
+    for pooler in (True, False):
+        VivitModel(VivitConfig(**TINY), add_pooling_layer=pooler).save_pretrained(tmp_path)
+        model = load_model(tmp_path, dtype="bfloat16", device="cpu")
+        assert isinstance(model, VivitModel)
+        assert (model.pooler is not None) == pooler
+        assert model.dtype == torch.bfloat16
+    model, processor = load_pair(str(checkpoint), device="auto")
+    assert model.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert processor.value_range == (-1, 1)
+
+
+def test_a_model_without_its_processor_or_with_another_size_is_refused(checkpoint, tmp_path):
+    VivitModel(VivitConfig(**TINY)).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointNotFoundError, match=r"has a model but no preprocessor_config\.json"):
+        load_pair(str(tmp_path))
+    VivitImageProcessor.trained_range().save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="makes 224×224 pixels, but the model wants 32×32"):
+        load_pair(str(tmp_path))
+
+
+def test_methods_by_name():
+    assert make_method("rollout") == AttentionRollout()
+    settings = {"start_layer": "8", "head_fusion": "max", "discard_ratio": "0.5"}
+    assert make_method("AttentionRollout", settings) == AttentionRollout("max", 0.5, start_layer=8)
+    assert make_method("raw", {"head": "none", "layer": "-2"}) == RawAttention(layer=-2)
+    assert make_method("raw", {"head": "3"}) == RawAttention(head=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("gradcam", {}, "method 'gradcam' is not known; choose one of raw, rollout"),
+        ("raw", {"depth": "1"}, "RawAttention has no field 'depth'; it has layer, head_fusion, head"),
+        ("rollout", {"start_layer": "top"}, "AttentionRollout's start_layer wants int, got 'top'"),
+        ("rollout", {"residual": "half"}, "residual wants float, got 'half'"),
+    ],
+)
+def test_methods_that_do_not_exist_are_refused(name, settings, message):
+    with pytest.raises(InputError, match=message):
+        make_method(name, settings)
+
+
+def test_limits_end_at_a_percentile():
+    grid = TokenGrid(1, 1, 101, (1, 1, 1))
+    values = torch.arange(101.0).view(1, 1, 1, 101)
+    assert robust_limits(AttributionMap(values, grid, "m"), 99) == (0, 99)
+    assert robust_limits(AttributionMap(-values, grid, "m", signed=True), 50) == (-50, 50)
+    nearly_all_zero = torch.zeros(1, 1, 1, 101)
+    assert robust_limits(AttributionMap(nearly_all_zero, grid, "m"), 99) == (0, 1)
+    nearly_all_zero[..., 7] = 3
+    assert robust_limits(AttributionMap(nearly_all_zero, grid, "m"), 90) == (0, 3)
+    with pytest.raises(InputError, match=r"percentile must lie in \(0, 100\], got 0"):
+        robust_limits(AttributionMap(values, grid, "m"), 0)
+
+
+def test_top_labels_are_sorted_and_sum_to_one():
+    logits = torch.tensor([0.0, 3.0, 1.0])
+    best = top_labels(logits, {0: "a", 1: "b", 2: "c"})
+    assert [row["label"] for row in best] == ["b", "c", "a"]
+    assert sum(row["probability"] for row in best) == pytest.approx(1)
+    assert top_labels(logits, {0: "a", 1: "b", 2: "c"}, 1)[0] == pytest.approx(
+        {"label": "b", "index": 1, "probability": float(logits.softmax(0)[1]), "logit": 3.0}
+    )
