@@ -78,7 +78,7 @@ def test_check_takes_its_own_count_only(grid, count):
 def test_vivit_base():
     grid = TokenGrid.from_video(32, 224, 224)
     assert (grid.shape, grid.num_tubelets, grid.num_tokens) == ((16, 14, 14), 3136, 3137)
-    with pytest.raises(GridError, match=r"3136 tokens do not fit the grid 16×14×14 \+ 1 CLS = 3137 tokens"):
+    with pytest.raises(GridError, match=r"3136 tokens do not fit the grid 16×14×14 \+ 1 CLS = 3137;"):
         grid.check(3136)
     square = TokenGrid(1, 56, 56)
     with pytest.raises(GridError, match="a square root of a token count is no grid"):

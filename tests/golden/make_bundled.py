@@ -24,6 +24,7 @@ from vivit_lab.video.encode import MovieWriter
 
 MODEL = "models/dinov2_vits14_vivit16"
 CLIP = "clips/samoyed.mp4"
+PICTURE = "pictures/samoyed_attention_rollout.jpg"
 HUB_ID = "vivit-lab/dinov2-vits14-vivit16"
 SCRIPT = "python -m tests.golden.make_bundled"
 
@@ -108,6 +109,12 @@ def make_manifest(data: Path) -> dict:
             "changes": WEIGHTS_CHANGES,
         },
         CLIP: CLIP_RIGHTS,
+        PICTURE: {
+            **CLIP_RIGHTS,
+            "origin": CLIP,
+            "changes": "frames of the clip with the model's attention rollout drawn over them",
+            "made_by": "python -m tests.golden.make_pictures",
+        },
     }
     files = {}
     for path in sorted(data.rglob("*")):
@@ -119,8 +126,8 @@ def make_manifest(data: Path) -> dict:
         files[name] = {
             "bytes": len(contents),
             "sha256": hashlib.sha256(contents).hexdigest(),
-            **rights.get(name, OWN_RIGHTS),
             **({"made_by": SCRIPT} if made else {}),
+            **rights.get(name, OWN_RIGHTS),
         }
     return {"model": {"directory": MODEL, "hub_id": HUB_ID}, "clip": CLIP, "files": files}
 
