@@ -57,5 +57,3 @@ def test_files_that_it_names_exist():
     for target in re.findall(r"\]\(([^)]+)\)", README):
         if not target.startswith("http"):
             assert (ROOT / target).exists(), target
-    for picture in re.findall(r"main/(data/[^)]+)\)", README):
-        assert (ROOT / picture).exists(), picture
