@@ -18,12 +18,8 @@ from vivit_lab.video.read import read_clip
 
 
 @pytest.fixture(autouse=True)
-def _wide_terminal_and_own_warnings(monkeypatch):
-    import warnings
-
+def _wide_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
-    with warnings.catch_warnings():
-        yield
 
 
 def run(*arguments):
@@ -120,13 +116,18 @@ def test_the_demo_names_its_files_and_says_what_they_show(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("predict", "VIDEO"), "error: bundled has no classifier, so it predicts nothing"),
+        (("render", "VIDEO", "VIDEO", "-m", "MODEL"), "error: some videos have the same name"),
+        (("info", "nowhere.mp4"), r"error: .*nowhere\.mp4"),
+        (("predict", "VIDEO", "-m", "bundled"), "error: bundled has no classifier, so it predicts nothing"),
         (("render", "missing.mp4", "-m", "MODEL"), r"error: .*missing\.mp4"),
         (("render", "VIDEO", "-m", "MODEL", "--method", "magic"), "error: method 'magic' is not known"),
         (("render", "VIDEO", "-m", "MODEL", "--set", "start_layer"), "error: --set wants name=value"),
         (("render", "VIDEO", "-m", "MODEL", "--query", "1,x"), "error: --query wants t,y,x"),
         (("render", "VIDEO", "-m", "MODEL", "--start", "soon"), "error: --start wants a frame"),
-        (("render", "VIDEO", "VIDEO", "-m", "MODEL", "--out", "one.mp4"), "error: --out one.mp4 names one file"),
+        (
+            ("render", "VIDEO", "VIDEO", "-m", "MODEL", "--out", "one.mp4"),
+            "error: --out one.mp4 names one file, so that 2 videos",
+        ),
         (("info", "./nowhere"), "error: .*nowhere"),
         (("predict", "VIDEO", "-m", "MODEL", "--device", "quantum"), "error: device 'quantum' cannot be used"),
         (("predict", "VIDEO", "-m", "MODEL", "--dtype", "int3"), "error: .*int3"),
@@ -141,6 +142,11 @@ def test_errors_are_one_line_and_exit_with_1(arguments, message, checkpoint, vid
     error = capsys.readouterr().err.strip()
     assert re.match(message, error.splitlines()[-1])
     assert "Traceback" not in error
+
+
+def test_json_is_printed_also_for_an_error(checkpoint, tmp_path, capsys):
+    assert run("render", tmp_path / "none.mp4", "-m", checkpoint, "--json") == 1
+    assert "none.mp4" in json.loads(capsys.readouterr().out)["error"]
 
 
 def test_debug_shows_the_trace(tmp_path):
@@ -167,7 +173,8 @@ def test_warnings_are_one_line(checkpoint, video, tmp_path, capsys):
 def test_wrong_usage_exits_with_2_and_interruption_with_130(capsys, monkeypatch, tmp_path):
     assert run("render") == 2
     assert run("no-such-command") == 2
-    assert run("predict", "x.mp4", "--top", "0") == 2
+    assert run("predict", "x.mp4", "-m", "bundled", "--top", "0") == 2
+    assert run("predict", "x.mp4") == 2
     capsys.readouterr()
 
     def interrupt(*_args, **_options):

@@ -114,9 +114,25 @@ def test_limits_end_at_a_percentile():
 
 def test_top_labels_are_sorted_and_sum_to_one():
     logits = torch.tensor([0.0, 3.0, 1.0])
-    best = top_labels(logits, {0: "a", 1: "b", 2: "c"})
+    config = VivitConfig(id2label={0: "a", 1: "b", 2: "c"})
+    best = top_labels(logits, config)
     assert [row["label"] for row in best] == ["b", "c", "a"]
     assert sum(row["probability"] for row in best) == pytest.approx(1)
-    assert top_labels(logits, {0: "a", 1: "b", 2: "c"}, 1)[0] == pytest.approx(
-        {"label": "b", "index": 1, "probability": float(logits.softmax(0)[1]), "logit": 3.0}
-    )
+    assert top_labels(logits, config, 1) == [
+        {"label": "b", "index": 1, "logit": 3.0, "probability": pytest.approx(float(logits.softmax(0)[1]))}
+    ]
+    several = top_labels(logits, config.replace(problem_type="multi_label_classification"))
+    assert [row["probability"] for row in several] == pytest.approx([0.9526, 0.7311, 0.5], abs=1e-4)
+    assert "probability" not in top_labels(logits, config.replace(problem_type="regression"))[0]
+    assert "probability" not in top_labels(logits[:1], VivitConfig(num_labels=1))[0]
+
+
+def test_the_video_itself_is_never_replaced(checkpoint, video, tmp_path):
+    model, processor = load_pair(str(checkpoint))
+    copy = tmp_path / "mine.mp4"
+    copy.write_bytes(video.read_bytes())
+    with pytest.raises(InputError, match="is the video itself, which would be lost"):
+        explain_video(copy, model, processor, AttentionRollout(), out=copy)
+    assert copy.read_bytes() == video.read_bytes()
+    with pytest.raises(InputError, match=r"neither a directory nor a movie to write \(\.mp4"):
+        explain_video(copy, model, processor, AttentionRollout(), out=tmp_path / "a.gif")

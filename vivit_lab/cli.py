@@ -29,6 +29,8 @@ app = typer.Typer(
 )
 _err = Console(stderr=True, highlight=False)
 
+_VIDEO_SUFFIXES = {".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm"}
+
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes CUDA where there is one.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto for the checkpoint's own.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random: --start random, and weights drawn anew.")]
@@ -42,17 +44,20 @@ Start = Annotated[str, typer.Option(help="First frame (12), time (1.5s), or 'ran
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 an error, 2 wrong usage, 130 interrupted."""
     given = sys.argv[1:] if arguments is None else arguments
-    warnings.showwarning = _show_warning
-    warnings.simplefilter("always", VivitLabWarning)
-    try:
-        app(given)
-    except SystemExit as done:  # how the parser ends a run, good or bad
-        return done.code if isinstance(done.code, int) else int(done.code is not None)
-    except Exception as error:
-        if "--debug" in given:
-            raise
-        _print_error(error)
-        return 1
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        warnings.simplefilter("always", VivitLabWarning)
+        try:
+            app(given)
+        except SystemExit as done:  # how the parser ends a run, good or bad
+            return done.code if isinstance(done.code, int) else int(done.code is not None)
+        except Exception as error:
+            if "--debug" in given:
+                raise
+            if "--json" in given:
+                _print_json({"error": _one_line(error)})
+            _print_error(error)
+            return 1
     return 0
 
 
@@ -124,13 +129,15 @@ def render(
     debug: Debug = False,
 ) -> None:
     """Render what a model attended to over the frames of videos, one movie each."""
-    from vivit_lab.explain import explain_video, make_method
+    from vivit_lab.explain import explain_video, is_movie, make_method, movie_path
 
     _seed(seed)
     chosen = make_method(method, _settings(setting or []))
     queries = [_numbers(text) for text in query or []] or None
-    if len(files) > 1 and out.suffix:
-        raise InputError(f"--out {out} names one file, but {len(files)} videos were given; name a directory")
+    targets = [movie_path(out, file, chosen).resolve() for file in files]
+    if len(set(targets)) < len(targets):
+        why = f"--out {out} names one file" if is_movie(out) else "some videos have the same name"
+        raise InputError(f"{why}, so that {len(files)} videos would overwrite each other's movies; render them apart")
     loaded, processor = _load(model, device, dtype, quiet=as_json)
     drawing = {"layout": layout, "colormap": colormap, "alpha": alpha, "normalize": normalize, "zoom": zoom}
     results, failed = [], 0
@@ -141,11 +148,11 @@ def render(
                 file, loaded, processor, chosen, out=out, stride=stride, start=first, queries=queries, sheet=sheet,
                 save_map=save_map, percentile=percentile, progress=not as_json, movie=drawing,
             )  # fmt: skip
-        except VivitLabError as error:
+        except Exception as error:
             if debug or len(files) == 1:
                 raise
             _print_error(error)
-            results.append({"video": str(file), "error": str(error)})
+            results.append({"video": str(file), "error": _one_line(error)})
             failed += 1
             continue
         results.append({"video": str(file), "files": _paths(result.files), "map": result.map.metadata()})
@@ -160,7 +167,7 @@ def render(
 @app.command()
 def predict(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A video.")],
-    model: Model = "bundled",
+    model: Model,
     top: Annotated[int, typer.Option(min=1, help="How many classes.")] = 5,
     stride: Stride = 2,
     start: Start = "0",
@@ -189,7 +196,7 @@ def predict(
         assert clip.pixel_values is not None, "a processor prepared the clip"
         with torch.inference_mode():
             logits = loaded(clip.pixel_values.to(loaded.device)).logits[0]
-    best = top_labels(logits, loaded.config.id2label or {}, top)
+    best = top_labels(logits, loaded.config, top)
     if as_json:
         frames = {"indices": clip.indices.tolist(), "seconds": clip.seconds.tolist()}
         return _print_json({"video": str(file), "model": model, "frames": frames, "classes": best})
@@ -197,7 +204,8 @@ def predict(
     for column in ("class", "probability", "logit"):
         table.add_column(column, justify="left" if column == "class" else "right")
     for row in best:
-        table.add_row(row["label"], f"{row['probability']:.4f}", f"{row['logit']:.3f}")
+        likely = f"{row['probability']:.4f}" if "probability" in row else "-"
+        table.add_row(row["label"], likely, f"{row['logit']:.3f}")
     Console().print(table)
 
 
@@ -210,7 +218,8 @@ def info(
     debug: Debug = False,
 ) -> None:
     """Say what a video or a model is."""
-    facts = _video_facts(name) if Path(name).is_file() else _model_facts(name, quiet=as_json)
+    is_video = Path(name).is_file() or Path(name).suffix.lower() in _VIDEO_SUFFIXES
+    facts = _video_facts(name) if is_video else _model_facts(name, quiet=as_json)
     if as_json:
         return _print_json(facts)
     table = Table(show_header=False, title=name, title_justify="left")
@@ -314,9 +323,12 @@ def _print_json(value: dict[str, Any]) -> None:
 
 
 def _print_error(error: Exception) -> None:
-    text = " ".join(str(error).split())
+    _err.print(f"error: {_one_line(error)}", style="red", markup=False, soft_wrap=True)
+
+
+def _one_line(error: Exception) -> str:
     kind = "" if isinstance(error, VivitLabError) else f"{type(error).__name__}: "
-    _err.print(f"error: {kind}{text}", style="red", markup=False, soft_wrap=True)
+    return kind + " ".join(str(error).split())
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_place: Any, **_more: Any) -> None:

@@ -21,6 +21,7 @@ from vivit_lab.hooks.record import AttentionRecord
 from vivit_lab.hooks.recorder import record_attention
 from vivit_lab.model.auto import load_model
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.model.config import VivitConfig
 from vivit_lab.render.movie import render_movie
 from vivit_lab.render.sheet import contact_sheet
 from vivit_lab.video.clip import Clip
@@ -32,11 +33,16 @@ __all__ = [
     "METHODS",
     "Explanation",
     "explain_video",
+    "is_movie",
     "load_pair",
     "make_method",
+    "movie_path",
     "robust_limits",
     "top_labels",
 ]
+
+_MOVIES = (".mp4", ".m4v", ".mov", ".mkv")
+_OTHER_MEDIA = (".avi", ".gif", ".jpg", ".json", ".mpg", ".png", ".safetensors", ".webm")
 
 METHODS: dict[str, type[Any]] = {"raw": RawAttention, "rollout": AttentionRollout}
 
@@ -174,11 +180,12 @@ def explain_video(
         VideoError: the file cannot be read.
         InputError: an argument does not fit.
     """
+    movie_path(out, path, method)  # refuses before anything is computed
     clip = read_clip(path, model.config.num_frames, stride, start, processor=processor)
     record = record_attention(model, clip)
     tokens = None if queries is None else [record.grid.token(*_place(query)) for query in queries]
     relevance = method(record, queries=tokens)
-    target = _movie_path(Path(out), Path(path), type(method).__name__)
+    target = movie_path(out, path, method)
     target.parent.mkdir(parents=True, exist_ok=True)
     drawing = dict(movie or {})
     if percentile is not None and drawing.get("limits") is None and drawing.get("normalize", "clip") == "clip":
@@ -213,24 +220,44 @@ def _place(query: Sequence[int]) -> tuple[int, int, int]:
     return (query[0], query[1], query[2])
 
 
-def _movie_path(out: Path, source: Path, method: str) -> Path:
-    if out.suffix.lower() in (".mp4", ".m4v", ".mov", ".mkv"):
-        return out
-    words = re.sub(r"(?<!^)(?=[A-Z])", "_", method).lower()  # AttentionRollout → attention_rollout
-    return out / f"{source.stem}_{words}.mp4"
+def is_movie(path: str | os.PathLike[str]) -> bool:
+    """Whether a path names a movie that ``render_movie`` can write, and so not a directory."""
+    return Path(path).suffix.lower() in _MOVIES
 
 
-def top_labels(logits: Tensor, id2label: dict[int, str], count: int = 5) -> list[dict[str, Any]]:
-    """Return the likeliest classes of one clip's logits (num_labels,): label, index, probability and logit."""
+def movie_path(out: str | os.PathLike[str], source: str | os.PathLike[str], method: Any) -> Path:
+    """Return where the movie of a video goes: ``out`` itself if it names a movie, else a file in that directory.
+
+    Raises:
+        InputError: it would replace the video, or ``out`` names a file that is no such movie.
+    """
+    out, source = Path(out), Path(source)
+    if out.suffix.lower() in _OTHER_MEDIA or (out.is_file() and not is_movie(out)):
+        raise InputError(f"out={out} is neither a directory nor a movie to write ({', '.join(_MOVIES)})")
+    words = re.sub(r"(?<!^)(?=[A-Z])", "_", type(method).__name__).lower()  # AttentionRollout → attention_rollout
+    target = out if is_movie(out) else out / f"{source.stem}_{words}.mp4"
+    if target.resolve() == source.resolve():
+        raise InputError(f"out={out} is the video itself, which would be lost; choose another name")
+    return target
+
+
+def top_labels(logits: Tensor, config: VivitConfig, count: int = 5) -> list[dict[str, Any]]:
+    """Return the highest classes of one clip: label, index, logit and, for a classifier, probability.
+
+    Args:
+        logits: (num_labels,).
+        config: names the classes, and says whether they exclude each other (softmax) or not (sigmoid).
+        count: how many.
+    """
     logits = logits.float()
-    probabilities = logits.softmax(dim=-1)
-    best = probabilities.topk(min(count, len(logits))).indices.tolist()
-    return [
-        {
-            "label": id2label[index],
-            "index": index,
-            "probability": float(probabilities[index]),
-            "logit": float(logits[index]),
-        }
-        for index in best
-    ]
+    probabilities = None
+    if config.problem_type == "multi_label_classification":
+        probabilities = logits.sigmoid()
+    elif config.problem_type != "regression" and len(logits) > 1:
+        probabilities = logits.softmax(dim=-1)
+    names, rows = config.id2label or {}, []
+    for index in logits.topk(min(count, len(logits))).indices.tolist():
+        rows.append({"label": names[index], "index": index, "logit": float(logits[index])})
+        if probabilities is not None:
+            rows[-1]["probability"] = float(probabilities[index])
+    return rows

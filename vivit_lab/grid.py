@@ -47,6 +47,8 @@ class TokenGrid:
     cls: bool = True
 
     def __post_init__(self) -> None:
+        if any(size != int(size) for size in self.tubelet):
+            raise GridError(f"tubelet sizes must be whole numbers, got {tuple(self.tubelet)}")
         object.__setattr__(self, "tubelet", tuple(int(size) for size in self.tubelet))
         if len(self.tubelet) != 3 or min(self.tubelet) < 1:
             raise GridError(f"tubelet must be three positive sizes (frames, rows, columns), got {self.tubelet}")
@@ -69,10 +71,10 @@ class TokenGrid:
         depth, rows, columns = (int(size) for size in tubelet)
         for name, size, unit in (("frames", frames, depth), ("height", height, rows), ("width", width, columns)):
             if size < unit or size % unit:
+                near = sorted({max(unit, size // unit * unit), max(unit, (size // unit + 1) * unit)})
                 raise GridError(
                     f"{name}={size} is not a positive multiple of the tubelet's {unit} (tubelet {tuple(tubelet)}): "
-                    f"the rest would be dropped silently; use {max(unit, size // unit * unit)} or "
-                    f"{(size // unit + 1) * unit}"
+                    f"the rest would be dropped silently; use {' or '.join(map(str, near))}"
                 )
         return cls(frames // depth, height // rows, width // columns, (depth, rows, columns), cls_token)
 

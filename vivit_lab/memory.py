@@ -24,12 +24,16 @@ def free_bytes(device: torch.device) -> int | None:
         try:
             limit = (_CGROUP / "memory.max").read_text().strip()
             if limit != "max":
-                free = min(free, int(limit) - int((_CGROUP / "memory.current").read_text()))
+                used = int((_CGROUP / "memory.current").read_text())
+                statistics = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+                # the cache of files is given back when memory is wanted
+                free = min(free, int(limit) - used + int(statistics.get("inactive_file", 0)))
         except (OSError, ValueError):
             pass  # no control group: the machine's own figure stands
         return max(free, 0)
     if device.type == "cuda" and torch.cuda.is_available():
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # held by PyTorch, unused
+        return torch.cuda.mem_get_info(device)[0] + kept
     return None
 
 
@@ -51,7 +55,7 @@ def format_bytes(count: int) -> str:
     """Return a byte count in decimal units, such as ``5.67 GB``."""
     value = float(count)
     for unit in ("B", "kB", "MB"):
-        if value < 1000:
+        if value < 999.5:
             return f"{value:.3g} {unit}"
         value /= 1000
     return f"{value:.3g} GB"

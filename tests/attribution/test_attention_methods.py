@@ -72,7 +72,7 @@ def test_rollout_is_its_definition(model, monkeypatch, how, discarding, start, r
     index = [0] if queries is None else [queries] if isinstance(queries, int) else queries
     want = naive_rollout(attentions, how, ratio, discard, start, residual, index)
     torch.testing.assert_close(got.relevance.flatten(1), want[:, 1:], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(torch.tensor(got.provenance["cls_share"]), want[:, 0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.tensor(got.cls_share), want[:, 0], rtol=1e-5, atol=1e-5)
 
 
 def test_many_queries_take_the_blockwise_way_and_agree(model):
@@ -117,7 +117,7 @@ def test_raw_attention_is_a_row_of_the_pattern(model, how, queries):
 
 def test_a_mean_rollout_sums_to_one_with_cls(model):
     heat = AttentionRollout()(model, clips())
-    total = heat.relevance.sum(dim=(1, 2, 3)) + torch.tensor(heat.provenance["cls_share"])
+    total = heat.relevance.sum(dim=(1, 2, 3)) + torch.tensor(heat.cls_share)
     torch.testing.assert_close(total, torch.ones(2), rtol=0, atol=1e-5)
 
 
@@ -158,8 +158,47 @@ def test_dropping_the_lowest_is_exact_also_among_equals():
 def test_a_query_that_lost_every_weight_carries_nothing(model):
     # without a residual and with heads masked out, nothing is left to roll out; that is zero, not NaN
     record = record_attention(model, clips(), head_mask=torch.zeros(4))
-    heat = AttentionRollout("max", 0.5, residual=0.0)(record)
-    assert not heat.relevance.any()
+    for method in (AttentionRollout("max", 0.5, residual=0.0), AttentionRollout(residual=0.0)):
+        assert not method(record).relevance.any()
+    partly = record_attention(model, clips(), head_mask=torch.tensor([[1.0] * 4, [0.0] * 4, [1.0] * 4]))
+    assert not AttentionRollout(residual=0.0)(partly).relevance.any()
+
+
+def test_a_mask_for_each_clip(model):
+    pixels, mask = clips(), torch.rand(3, 2, 4, 1, 1)
+    for method in (AttentionRollout(), AttentionRollout("max", 0.5), RawAttention(layer=1)):
+        together = method(model, pixels, head_mask=mask)
+        for clip in range(2):
+            alone = method(model, pixels[clip : clip + 1], head_mask=mask[:, clip : clip + 1])
+            torch.testing.assert_close(together[clip].relevance, alone.relevance)
+            assert together[clip].cls_share == pytest.approx(alone.cls_share)
+
+
+def test_other_sizes_are_explained_on_their_own_grid(model):
+    larger = torch.randn(1, 6, 3, 48, 32)
+    heat = AttentionRollout()(model, larger, interpolate_pos_encoding=True)
+    assert heat.grid.shape == (3, 3, 2)
+    with pytest.raises(InputError, match="interpolate_pos_encoding=True"):
+        AttentionRollout()(model, larger)
+
+
+def test_autocast_around_it_does_not_change_the_reductions(model):
+    record = record_attention(model, clips())
+    want = [AttentionRollout()(record).relevance, record.rows(1, 2), record.entropy(0), record.columns(0, 1)]
+    with torch.autocast("cpu", torch.bfloat16):
+        got = [AttentionRollout()(record).relevance, record.rows(1, 2), record.entropy(0), record.columns(0, 1)]
+        lower = record_attention(model, clips())
+        assert AttentionRollout("max", 0.5)(lower).relevance.dtype == torch.float32
+    for mine, wanted in zip(got, want, strict=True):
+        assert torch.equal(mine, wanted)
+    assert lower.provenance["dtype"] == "bfloat16"
+
+
+def test_the_scale_says_what_the_numbers_are(model):
+    mask = torch.ones(4)
+    assert RawAttention()(model, clips()).scale == "attention probability; with CLS it sums to 1"
+    assert RawAttention(head_fusion="max")(model, clips()).scale == "attention probability, max over the heads"
+    assert RawAttention(head=1)(model, clips(), head_mask=mask).scale == "attention probability, after the head mask"
 
 
 @pytest.mark.parametrize(
@@ -181,7 +220,7 @@ def test_wrong_calls_are_refused(model):
     record = record_attention(model, clips(), layers=[2])
     with pytest.raises(InputError, match="pixel_values is missing"):
         AttentionRollout()(model)
-    with pytest.raises(InputError, match="a record holds its own clips"):
+    with pytest.raises(InputError, match="a record holds its own clips, head mask and grid"):
         RawAttention()(record, clips())
     with pytest.raises(InputError, match="start_layer=3 is outside"):
         AttentionRollout(start_layer=3)(model, clips())
@@ -195,7 +234,7 @@ def test_wrong_calls_are_refused(model):
 
 def test_the_whole_matrix_is_refused_where_it_does_not_fit(model, monkeypatch):
     record = record_attention(model, clips())
-    monkeypatch.setattr("vivit_lab.memory.free_bytes", lambda device: 100)
-    with pytest.raises(OutOfMemoryBudgetError, match=r'one fused pattern of 9² tokens .* discard="row"'):
+    monkeypatch.setattr("vivit_lab.memory.free_bytes", lambda device: 2200)
+    with pytest.raises(OutOfMemoryBudgetError, match=r'one fused pattern of 9² tokens needs 2.27 kB, .* discard="row"'):
         AttentionRollout(discard_ratio=0.5, discard="matrix")(record)
     AttentionRollout(discard_ratio=0.5, discard="row")(record)

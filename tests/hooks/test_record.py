@@ -1,6 +1,7 @@
 """Every reduction of a record equals the same reduction of the eager patterns."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def _way(request, monkeypatch, model):
         monkeypatch.setattr(
             attention_module,
             "fused_attention_with_lse",
-            lambda q, k, v, scale: (torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=scale), None),
+            lambda q, k, v, scale: None,
         )
     elif request.param == "eager":
         model.set_attn_implementation("eager")
@@ -97,7 +98,6 @@ def test_the_model_is_left_as_it_was(model):
         record_attention(model, clips(), head_mask=torch.ones(7))
     assert [module.training for module in model.modules()] == modes
     assert not any(module._forward_hooks for module in model.modules())
-    assert not any(block.attn.keep_lse for block in model.blocks)
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])
 
@@ -139,6 +139,7 @@ def test_prepared_clips_bring_their_frame_indices(model):
     clips_ = [clip(0), clip(7)]
     record = record_attention(model, clips_)
     assert record.frame_indices == [[0, 1, 2, 3], [7, 8, 9, 10]]
+    assert record.sources == [{"path": None, "geometry": Geometry.identity(32, 32).to_dict()}] * 2
     pixels = torch.cat([clip.pixel_values for clip in clips_])
     torch.testing.assert_close(record.rows(0, 0), record_attention(model, pixels).rows(0, 0))
     bare = Clip(np.zeros((4, 32, 32, 3), np.uint8), np.arange(4) / 25, np.arange(4), 25.0, 4 / 25)
@@ -155,9 +156,9 @@ def test_tokens_that_do_not_exist_are_refused(model, tokens):
         record.rows(0, tokens)
 
 
-@pytest.mark.parametrize("layers", [[], [3], [-4]])
+@pytest.mark.parametrize("layers", [[], [3], [-4], 1])
 def test_layers_that_do_not_exist_are_refused(model, layers):
-    with pytest.raises(InputError, match=r"layers must name some of 0\.\.2"):
+    with pytest.raises(InputError, match=r"layers must be a list of some of 0\.\.2"):
         record_attention(model, clips(), layers=layers)
 
 
@@ -166,8 +167,48 @@ def test_a_head_that_does_not_exist_or_fit_is_refused(model, monkeypatch):
     with pytest.raises(InputError, match=r"head 4 is outside 0\.\.3"):
         record.pattern(0, 4)
     monkeypatch.setattr("vivit_lab.memory.free_bytes", lambda device: 10)
-    with pytest.raises(OutOfMemoryBudgetError, match=r"one head for 2 clips × 9² tokens .* use rows"):
-        record.pattern(0, 0)
+    for call, what in (
+        (lambda: record.pattern(0, 0), "the pattern of one head"),
+        (lambda: record.rows(0, [1, 2]), "2 rows"),
+        (lambda: record.columns(0, [1, 2, 3]), "3 columns"),
+    ):
+        with pytest.raises(OutOfMemoryBudgetError, match=rf"{what} for 2 clips of 9 tokens .* fewer rows"):
+            call()
+
+
+def test_threads_record_one_model_at_once(model):
+    inputs = [clips() for _ in range(2)]
+    want = [record_attention(model, pixels).rows(2, 0) for pixels in inputs]
+    model.blocks[1].train()  # so that the mode has to be changed and put back
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda index: record_attention(model, inputs[index % 2]).rows(2, 0), range(60)))
+    for index, rows in enumerate(got):
+        torch.testing.assert_close(rows, want[index % 2])
+    assert model.blocks[1].training
+    assert not model.blocks[0].training
+
+
+def test_a_wrapped_block_keeps_its_place(model):
+    class Wrapper(torch.nn.Module):
+        def __init__(self, block):
+            super().__init__()
+            self.block = block
+            self.attn = block.attn
+
+        def forward(self, *args):
+            return self.block(*args)
+
+    pixels = clips()
+    want = record_attention(model, pixels).rows(0, 0)
+    model.blocks[0] = Wrapper(model.blocks[0])
+    torch.testing.assert_close(record_attention(model, pixels, layers=[0]).rows(0, 0), want)
+
+
+def test_small_integer_and_ragged_tokens(model):
+    record = record_attention(model, clips())
+    assert record.token_indices(torch.tensor([1, 250 % 9], dtype=torch.uint8)) == [1, 7]
+    with pytest.raises(InputError, match="wanted token indices"):
+        record.rows(0, [[1, 2], [3]])
 
 
 def test_a_record_has_no_pattern_in_memory(model):

@@ -3,7 +3,7 @@
 import pytest
 import transformers
 
-from vivit_lab.errors import ConfigError
+from vivit_lab.errors import CheckpointWarning, ConfigError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.model.config import VivitConfig
 
@@ -86,8 +86,11 @@ def test_impossible_fields_are_refused(fields, message):
     ("values", "message"),
     [
         ({"model_type": "timesformer"}, "got 'timesformer'"),
-        ({"hiden_size": 48}, r"'hiden_size' \(did you mean 'hidden_size'\?\)"),
-        ({"extra": {}}, "'extra'"),
+        ({"quantization_config": {"bits": 4}}, "is quantised"),
+        ({"hidden_dropout_prob": "0.1"}, "hidden_dropout_prob must be a number, 0 or more, got '0.1'"),
+        ({"layer_norm_eps": "1e-6"}, "layer_norm_eps must be a number"),
+        ({"tubelet_size": 2}, "tubelet_size must be three integers"),
+        ({"tubelet_size": [2, 16, 16.0]}, "tubelet_size must be three integers"),
         ({"image_size": [224, 112]}, "image_size must be square"),
         ({"pruned_heads": {"0": [1]}}, "pruned heads"),
     ],
@@ -95,6 +98,39 @@ def test_impossible_fields_are_refused(fields, message):
 def test_foreign_configurations_are_refused(values, message):
     with pytest.raises(ConfigError, match=message):
         VivitConfig.from_dict(values)
+
+
+def test_unknown_fields_of_a_file_are_kept_with_a_warning():
+    with pytest.warns(
+        CheckpointWarning, match=r"'hiden_size' \(did you mean 'hidden_size'\?\); kept, but without effect"
+    ):
+        config = VivitConfig.from_dict({"hiden_size": 48})
+    assert config.to_dict()["hiden_size"] == 48
+    with pytest.warns(CheckpointWarning, match="'extra'"):
+        VivitConfig.from_dict({"extra": {}})
+    # what transformers' own dumps carry is no surprise
+    VivitConfig.from_dict(
+        {"_attn_implementation_autoset": True, "_commit_hash": "abc", "gradient_checkpointing": False}
+    )
+    assert VivitConfig.from_dict({"label2id": {"cat": 0, "dog": 1}}).id2label == {0: "cat", 1: "dog"}
+
+
+def test_a_changed_size_changes_the_video_size_too():
+    config = VivitConfig.from_dict({"video_size": [32, 224, 224]}).replace(num_frames=8, image_size=64)
+    assert config.to_dict()["video_size"] == [8, 64, 64]
+
+
+def test_configurations_hash_and_compare():
+    assert hash(VivitConfig()) == hash(VivitConfig())
+    assert VivitConfig() != VivitConfig(num_labels=3)
+
+
+def test_saving_and_loading_alone(tmp_path):
+    config = VivitConfig(num_frames=8, id2label={0: "a", 1: "b", 2: "c"})
+    config.save_pretrained(tmp_path / "new")
+    assert VivitConfig.from_pretrained(tmp_path / "new") == config
+    assert transformers.VivitConfig.from_pretrained(tmp_path / "new").num_frames == 8
+    assert VivitConfig.from_pretrained("bundled").hidden_size == 384
 
 
 def test_replace_refuses_unknown_fields():

@@ -25,7 +25,7 @@ def test_implementations_agree_and_switch_at_run_time():
     with torch.no_grad():
         for name in ("eager", "sdpa", "flash_attention_2"):
             model.set_attn_implementation(name)
-            assert model.attn_implementation == name
+            assert model.attn_implementation == model.config.attn_implementation == name
             logits[name] = model(pixels).logits
     torch.testing.assert_close(logits["sdpa"], logits["eager"])
     torch.testing.assert_close(logits["flash_attention_2"], logits["eager"])
@@ -36,7 +36,7 @@ def test_implementations_agree_and_switch_at_run_time():
 def test_flash_without_a_kernel_is_an_error():
     model = tiny(attn_implementation="flash_attention_2").double()
     model.blocks[0].attn.dropout_prob = 0.5  # the CPU's flash kernel has no dropout
-    with pytest.raises(BackendError, match=r"no kernel for torch.float64 on cpu"):
+    with pytest.raises(BackendError, match=r"no kernel for torch.float64 on cpu with d_head=12 and dropout 0.5"):
         model.train()(clips().double())
 
 
@@ -66,6 +66,9 @@ def test_attentions_of_some_layers_only(implementation):
     torch.testing.assert_close(everything[0].sum(-1), torch.ones(2, 4, 9))
     with pytest.raises(InputError, match=r"layers \[3\]"):
         model(pixels, output_attentions=[0, 3])
+    for wrong in (1, [0.9], "01"):
+        with pytest.raises(InputError, match="output_attentions is True, False or a list of layers"):
+            model(pixels, output_attentions=wrong)
 
 
 def test_attentions_that_do_not_fit_are_refused_and_the_record_is_named(monkeypatch):
@@ -112,11 +115,11 @@ def test_missing_and_integer_pixels_are_refused():
         tiny()(torch.zeros(1, 4, 3, 32, 32, dtype=torch.uint8))
 
 
-@pytest.mark.parametrize("shape", [(3,), (4, 3), (3, 5), (3, 1, 4)])
+@pytest.mark.parametrize("shape", [(3,), (4, 3), (3, 5), (3, 1, 4), (3, 3, 4, 1, 1)])
 def test_a_mask_that_does_not_fit_is_refused(shape):
-    with pytest.raises(InputError, match=r"head_mask must be \(4,\) or \(3, 4\)"):
+    with pytest.raises(InputError, match=r"head_mask must be \(4,\), \(3, 4\) or \(3, 1 or 2 clips, 4, 1, 1\)"):
         tiny()(clips(), head_mask=torch.ones(shape))
-    assert expand_head_mask(None, 3, 4, like=torch.zeros(())) is None
+    assert expand_head_mask(None, 3, 2, 4, like=torch.zeros(())) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -229,7 +232,9 @@ def test_hidden_states_and_outputs_as_documented():
     assert output.keys() == ["logits", "hidden_states"]
     assert list(output) == ["logits", "hidden_states"]
     assert len(output) == 2
-    assert output[0] is output["logits"] is output.logits
+    assert output[0] is output["logits"] is output.logits is output.get("logits") is output.values()[0]
+    assert dict(output.items()).keys() == {"logits", "hidden_states"}
+    assert output.get("loss", 7) == 7
     assert torch.equal(as_tuple[0], output.to_tuple()[0])
     with pytest.raises(KeyError, match="'attentions' is not in this output; it has logits, hidden_states"):
         output["attentions"]
@@ -241,12 +246,72 @@ def test_hidden_states_and_outputs_as_documented():
         ({"num_labels": 0}, torch.tensor([0, 0]), ConfigError, "no classifier"),
         ({}, torch.zeros(2, 3), InputError, r"multi_label_classification wants labels \(2, 5\)"),
         ({}, torch.zeros(3, dtype=torch.long), InputError, r"single_label_classification wants labels \(2,\)"),
+        ({}, torch.tensor([1, 7]), InputError, r"labels must lie in 0\.\.4, got \[1, 7\]"),
         ({"num_labels": 1}, torch.zeros(3), InputError, r"regression wants labels \(2,\) or \(2, 1\)"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(fields, labels, error, message):
     with pytest.raises(error, match=message):
         tiny(**fields)(clips(), labels=labels)
+
+
+def test_what_the_checkpoints_configuration_asks_for_is_given():
+    config = VivitConfig.from_dict(
+        {**VivitConfig(**TINY).to_dict(), "output_attentions": True, "output_hidden_states": True}
+    )
+    model = VivitForVideoClassification(config).eval()
+    assert len(model(clips()).attentions) == 3
+    assert len(model(clips()).hidden_states) == 4
+    assert model(clips(), output_attentions=False, output_hidden_states=False, return_dict=None).keys() == ["logits"]
+
+
+def test_integer_labels_of_any_width_and_shape_are_classes():
+    model, pixels = tiny(), clips()
+    want = model(pixels, labels=torch.tensor([1, 4])).loss
+    for labels in (torch.tensor([1, 4], dtype=torch.int32), torch.tensor([[1], [4]])):
+        torch.testing.assert_close(model(pixels, labels=labels).loss, want)
+
+
+@pytest.mark.parametrize("recording", [False, True])
+def test_flash_attention_is_pinned(monkeypatch, recording):
+    from vivit_lab.hooks.recorder import record_attention
+
+    allowed = []
+    real = torch.nn.functional.scaled_dot_product_attention
+
+    def spy(*args, **options):
+        kernels = torch.backends.cuda
+        allowed.append((kernels.flash_sdp_enabled(), kernels.math_sdp_enabled(), kernels.mem_efficient_sdp_enabled()))
+        return real(*args, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    monkeypatch.setattr("vivit_lab.model.attention.fused_attention_with_lse", lambda *_: None)
+    model = tiny(attn_implementation="flash_attention_2")
+    with torch.no_grad():
+        record_attention(model, clips()) if recording else model(clips())
+    assert allowed == [(True, False, False)] * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_the_peers(dtype):
+    from tests.model.tiny import pair
+
+    ours, peer = pair(initializer_range=0.1)
+    ours, peer, pixels = ours.to(dtype), peer.to(dtype), clips().to(dtype)
+    with torch.no_grad():
+        got = ours(pixels, output_attentions=True)
+        want = peer(pixels, output_attentions=True)
+    for mine, theirs in zip(got.attentions, want.attentions, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=2e-2, atol=2e-3)
+    # the softmax is taken in float32: rows sum to 1 as well as rounded weights can
+    assert torch.equal(got.attentions[0], want.attentions[0])
+
+
+def test_export_keeps_the_batch_free():
+    model, pixels = tiny(), clips(2)
+    batch = torch.export.Dim("batch", min=1, max=8)
+    program = torch.export.export(model, (pixels,), dynamic_shapes={"pixel_values": {0: batch}})
+    torch.testing.assert_close(program.module()(clips(5)).logits.shape, (5, 5))
 
 
 def test_problem_type_overrides_the_choice():

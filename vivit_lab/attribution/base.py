@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from vivit_lab.errors import GridError, InputError
 from vivit_lab.grid import TokenGrid
 
 __all__ = ["AttributionMap", "is_fake"]
 
+_PER_CLIP = ("frame_indices", "sources", "cls_share")
 _FORMAT = "vivit_lab.AttributionMap/1"
 
 
@@ -33,6 +35,9 @@ class AttributionMap:
         target: the class or tokens that were explained, in words; None where a method has none.
         model_id: which model: its Hub id, directory or class.
         frame_indices: for each clip, the source index of each frame; None where unknown.
+        sources: for each clip, its file (``"path"``) and how its pixels were cut from it (``"geometry"``), so that the
+            map is not drawn over another; None where unknown.
+        cls_share: for each clip, the relevance of the CLS token, which has no place in the grid; None without CLS.
         provenance: anything else worth keeping, JSON-able (versions, dtype, device, attention implementation).
 
     Raises:
@@ -49,6 +54,8 @@ class AttributionMap:
     target: str | None = None
     model_id: str | None = None
     frame_indices: list[list[int]] | None = None
+    sources: list[dict[str, Any]] | None = None
+    cls_share: list[float] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -58,8 +65,10 @@ class AttributionMap:
                 f"relevance must be (batch, {', '.join(map(str, self.grid.shape))}), got {tuple(relevance.shape)}"
             )
         object.__setattr__(self, "relevance", relevance)
-        if self.frame_indices is not None and len(self.frame_indices) != len(relevance):
-            raise InputError(f"frame_indices has {len(self.frame_indices)} clips, the relevance {len(relevance)}")
+        for name in _PER_CLIP:
+            each = getattr(self, name)
+            if each is not None and len(each) != len(relevance):
+                raise InputError(f"{name} has {len(each)} clips, the relevance {len(relevance)}")
         if is_fake(relevance):
             return
         if not bool(torch.isfinite(relevance).all()):
@@ -70,11 +79,14 @@ class AttributionMap:
     def __len__(self) -> int:
         return len(self.relevance)
 
-    def __getitem__(self, index: int) -> AttributionMap:
-        """Return the map of one clip of the batch, as a batch of one."""
-        index = range(len(self))[index]
-        frames = None if self.frame_indices is None else [self.frame_indices[index]]
-        return replace(self, relevance=self.relevance[index : index + 1], frame_indices=frames)
+    def __getitem__(self, index: int | slice) -> AttributionMap:
+        """Return the map of one clip of the batch, as a batch of one, or of a slice of it."""
+        if isinstance(index, int):
+            index = range(len(self))[index]
+            index = slice(index, index + 1)
+        parts = {name: getattr(self, name) for name in _PER_CLIP}
+        parts = {name: None if each is None else each[index] for name, each in parts.items()}
+        return replace(self, relevance=self.relevance[index], **parts)
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -101,13 +113,15 @@ class AttributionMap:
             "target": self.target,
             "model_id": self.model_id,
             "frame_indices": self.frame_indices,
+            "sources": self.sources,
+            "cls_share": self.cls_share,
             "provenance": self.provenance,
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the map as one safetensors file: the tensor ``relevance``, all else as JSON in the metadata."""
         contents = {"relevance": self.relevance.cpu().contiguous()}
-        save_file(contents, os.fspath(path), metadata={"format": _FORMAT, "map": json.dumps(self.metadata())})
+        Path(path).write_bytes(save(contents, metadata={"format": _FORMAT, "map": json.dumps(self.metadata())}))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> AttributionMap:
@@ -115,11 +129,12 @@ class AttributionMap:
 
         Raises:
             InputError: the file is not an attribution map.
+            FileNotFoundError: there is no such file.
         """
         try:
             with safe_open(os.fspath(path), framework="pt") as file:
                 metadata = file.metadata() or {}
-                if metadata.get("format") != _FORMAT:
+                if metadata.get("format") != _FORMAT or "map" not in metadata:
                     raise InputError(f"{path} is a safetensors file, but not an attribution map ({_FORMAT})")
                 relevance = file.get_tensor("relevance")
         except InputError:
@@ -133,11 +148,11 @@ class AttributionMap:
         return cls(relevance, **fields)
 
     def __repr__(self) -> str:
-        low, high = self.limits
+        span = "no values" if is_fake(self.relevance) else "{:.3g}–{:.3g}".format(*self.limits)
         settings = ", ".join(f"{name}={value!r}" for name, value in self.parameters.items())
         return (
             f"AttributionMap({self.method}({settings}), {len(self)} × {self.grid.t}×{self.grid.h}×{self.grid.w}, "
-            f"{low:.3g}–{high:.3g}, scale: {self.scale})"
+            f"{span}, scale: {self.scale})"
         )
 
     def _repr_html_(self) -> str:

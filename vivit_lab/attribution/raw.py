@@ -11,7 +11,7 @@ from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.attribution.reading import check_fusion, fuse_heads, map_of, query_tokens, record_of
 from vivit_lab.errors import InputError
 from vivit_lab.hooks.record import AttentionRecord
-from vivit_lab.model.encoder import VivitPreTrainedModel
+from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.video.clip import Clip
 
 __all__ = ["RawAttention"]
@@ -43,10 +43,12 @@ class RawAttention:
 
     def __call__(
         self,
-        model: VivitPreTrainedModel | AttentionRecord,
+        model: VivitModel | VivitForVideoClassification | AttentionRecord,
         pixel_values: Tensor | Clip | Sequence[Clip] | None = None,
         *,
         queries: int | Sequence[int] | Tensor | None = None,
+        head_mask: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
     ) -> AttributionMap:
         """Explain a batch of clips.
 
@@ -54,17 +56,24 @@ class RawAttention:
             model: a ViViT, or the record of one.
             pixel_values: (batch, frames, channels, height, width) or prepared clips; not with a record.
             queries: sequence indices whose attention is averaged; CLS by default (all tokens where there is no CLS).
+            head_mask: as for the model's forward; not with a record.
+            interpolate_pos_encoding: as for the model's forward; not with a record.
 
         Returns:
             A map whose values and the CLS entry's sum to 1 for a mean over unmasked heads.
         """
-        record = record_of(model, pixel_values, layers=[self.layer])
+        forward = {"head_mask": head_mask, "interpolate_pos_encoding": interpolate_pos_encoding}
+        record = record_of(model, pixel_values, layers=[self.layer], **forward)
         tokens, target = query_tokens(record, queries)
         rows = record.rows(self.layer, tokens)  # (batch, head, query, key)
         fused = (
             rows.select(1, self._head(record)) if self.head is not None else fuse_heads(rows, self.head_fusion, dim=1)
         )
-        scale = "attention probability; with CLS it sums to 1"
+        scale = "attention probability" + ("" if record.head_mask is None else ", after the head mask")
+        if self.head is None and self.head_fusion != "mean":
+            scale += f", {self.head_fusion} over the heads"
+        elif record.head_mask is None:
+            scale += "; with CLS it sums to 1"
         return map_of(record, fused.mean(dim=1), self, target, scale)
 
     def _head(self, record: AttentionRecord) -> int:

@@ -12,7 +12,7 @@ from vivit_lab.attribution.base import AttributionMap, is_fake
 from vivit_lab.errors import InputError
 from vivit_lab.hooks.record import AttentionRecord
 from vivit_lab.hooks.recorder import record_attention
-from vivit_lab.model.encoder import VivitPreTrainedModel
+from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.video.clip import Clip
 
 __all__ = ["HEAD_FUSIONS", "check_fusion", "fuse_heads", "map_of", "query_tokens", "record_of"]
@@ -38,22 +38,33 @@ def fuse_heads(pattern: Tensor, how: str, dim: int) -> Tensor:
 
 
 def record_of(
-    model: VivitPreTrainedModel | AttentionRecord,
+    model: VivitModel | VivitForVideoClassification | AttentionRecord,
     pixel_values: Tensor | Clip | Sequence[Clip] | None,
     layers: Sequence[int] | None = None,
+    **forward: Any,
 ) -> AttentionRecord:
     """Return the record given, or take one of the ``layers`` that are needed.
 
+    Args:
+        model: a ViViT, or a record.
+        pixel_values: with a model, the clips.
+        layers: which layers a new record keeps.
+        **forward: ``head_mask`` and ``interpolate_pos_encoding`` of a new record.
+
     Raises:
-        InputError: a record came with pixel values, or a model without.
+        InputError: a record came with what belongs to a forward pass, or a model without clips.
     """
     if isinstance(model, AttentionRecord):
-        if pixel_values is not None:
-            raise InputError("a record holds its own clips: pass either (model, pixel_values) or (record), not both")
+        given = [name for name, value in forward.items() if value is not None and value is not False]
+        if pixel_values is not None or given:
+            raise InputError(
+                "a record holds its own clips, head mask and grid: pass either (model, pixel_values, …) or (record), "
+                "not both"
+            )
         return model
     if pixel_values is None:
         raise InputError("pixel_values is missing: pass (model, pixel_values), or the record of a forward pass")
-    return record_attention(model, pixel_values, layers=layers)
+    return record_attention(model, pixel_values, layers=layers, **forward)
 
 
 def query_tokens(record: AttentionRecord, queries: int | Sequence[int] | Tensor | None) -> tuple[list[int], str]:
@@ -80,9 +91,7 @@ def query_tokens(record: AttentionRecord, queries: int | Sequence[int] | Tensor 
 
 def map_of(record: AttentionRecord, relevance: Tensor, method: Any, target: str, scale: str) -> AttributionMap:
     """Return the map of a relevance (batch, token) that a method, a dataclass, read from a record."""
-    provenance = dict(record.provenance)
-    if record.grid.cls and not is_fake(relevance):
-        provenance["cls_share"] = [round(value, 6) for value in relevance.select(1, 0).tolist()]
+    share = relevance.select(1, 0).tolist() if record.grid.cls and not is_fake(relevance) else None
     return AttributionMap(
         record.grid.unflatten(relevance),
         record.grid,
@@ -92,5 +101,7 @@ def map_of(record: AttentionRecord, relevance: Tensor, method: Any, target: str,
         target=target,
         model_id=record.model_id,
         frame_indices=record.frame_indices,
-        provenance=provenance,
+        sources=record.sources,
+        cls_share=share,
+        provenance=dict(record.provenance),
     )

@@ -13,7 +13,7 @@ from vivit_lab.attribution.reading import check_fusion, fuse_heads, map_of, quer
 from vivit_lab.errors import InputError
 from vivit_lab.hooks.record import AttentionRecord
 from vivit_lab.memory import require_bytes
-from vivit_lab.model.encoder import VivitPreTrainedModel
+from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.video.clip import Clip
 
 __all__ = ["AttentionRollout", "drop_lowest"]
@@ -66,10 +66,12 @@ class AttentionRollout:
 
     def __call__(
         self,
-        model: VivitPreTrainedModel | AttentionRecord,
+        model: VivitModel | VivitForVideoClassification | AttentionRecord,
         pixel_values: Tensor | Clip | Sequence[Clip] | None = None,
         *,
         queries: int | Sequence[int] | Tensor | None = None,
+        head_mask: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
     ) -> AttributionMap:
         """Explain a batch of clips.
 
@@ -78,9 +80,12 @@ class AttentionRollout:
             pixel_values: (batch, frames, channels, height, width) or prepared clips; not with a record.
             queries: sequence indices whose rollouts are averaged (``grid.token(t, y, x)``); CLS by default, all tokens
                 where there is no CLS.
+            head_mask: as for the model's forward; not with a record.
+            interpolate_pos_encoding: as for the model's forward; not with a record.
 
         Returns:
-            A map whose values sum to 1 together with the CLS entry (``provenance["cls_share"]``).
+            A map whose values sum to 1 together with the CLS entry (``cls_share``). A row that is left with no weight
+            at all (``residual=0`` and every head masked) carries nothing on.
 
         Raises:
             InputError: ``start_layer`` or ``queries`` do not exist, or a layer is missing from the record.
@@ -89,14 +94,16 @@ class AttentionRollout:
         if not -count <= self.start_layer < count:
             raise InputError(f"start_layer={self.start_layer} is outside the model's layers 0..{count - 1}")
         layers = range(self.start_layer % count, count)
-        record = record_of(model, pixel_values, layers=layers)
+        forward = {"head_mask": head_mask, "interpolate_pos_encoding": interpolate_pos_encoding}
+        record = record_of(model, pixel_values, layers=layers, **forward)
         tokens, target = query_tokens(record, queries)
         weights = torch.zeros(record.grid.num_tokens, device=record.device)
         index = torch.tensor(tokens, device=record.device)
         weights = weights.index_add(0, index, weights.new_full((len(tokens),), 1 / len(tokens)))
         weights = weights.expand(record.batch_size, -1)
-        for layer in reversed(layers):
-            weights = self._step(record, layer, weights, tokens if layer == layers[-1] else None)
+        with torch.autocast(record.device.type, enabled=False):
+            for layer in reversed(layers):
+                weights = self._step(record, layer, weights, tokens if layer == layers[-1] else None)
         return map_of(record, weights, self, target, "share of the query's rollout; with CLS it sums to 1")
 
     def _step(self, record: AttentionRecord, layer: int, weights: Tensor, only: list[int] | None) -> Tensor:
@@ -115,20 +122,19 @@ class AttentionRollout:
         attended = record.propagate(layer, weights)
         if record.head_mask is None:
             return self.residual * weights + (1 - self.residual) * attended
-        kept = (
-            record.head_mask.select(0, layer).float().mean(dim=(1, 2, 3)).unsqueeze(1)
-        )  # what every row of the fused pattern sums to
-        return (self.residual * weights + (1 - self.residual) * attended) / (self.residual + (1 - self.residual) * kept)
+        # a masked pattern's rows all sum to the mean of the clip's mask
+        kept = record.head_mask.select(0, layer).float().mean(dim=(1, 2, 3)).unsqueeze(1)
+        total = self.residual + (1 - self.residual) * kept
+        return _divide(self.residual * weights + (1 - self.residual) * attended, total)
 
     def _nonlinear(self, record: AttentionRecord, layer: int, clip: int, weights: Tensor) -> Tensor:
-        blocks = (
-            (rows, fuse_heads(block, self.head_fusion, dim=0)) for rows, block in record.pattern_blocks(layer, clip)
-        )
+        patterns = record.pattern_blocks(layer, clip)
+        blocks = ((rows, fuse_heads(block, self.head_fusion, dim=0)) for rows, block in patterns)
         offset = record.grid.offset
         if self.discard_ratio and self.discard == "matrix":
             count = record.grid.num_tokens
             what = f"one fused pattern of {count}² tokens"
-            require_bytes(count**2 * 16, record.device, what, 'use discard="row", which works in blocks')
+            require_bytes(count**2 * 28, record.device, what, 'use discard="row", which works in blocks')
             fused = torch.cat([block for _, block in blocks])
             kept = drop_lowest(fused.narrow(1, offset, count - offset).reshape(1, -1), self.discard_ratio)
             fused = torch.cat((fused.narrow(1, 0, offset), kept.view(count, -1)), dim=1)
@@ -146,10 +152,14 @@ class AttentionRollout:
             kept = drop_lowest(fused.narrow(1, offset, fused.shape[1] - offset), self.discard_ratio)
             fused = torch.cat((fused.narrow(1, 0, offset), kept), dim=1)
         total = self.residual + (1 - self.residual) * fused.sum(dim=-1)
-        # a row with no residual and nothing left carries nothing on
-        weights = torch.where(total > 0, weights / total.clamp_min(torch.finfo(total.dtype).tiny), 0)
+        weights = _divide(weights, total)
         mixed = torch.matmul(weights, fused) * (1 - self.residual)
         return mixed.index_add_(0, rows, weights * self.residual)
+
+
+def _divide(weights: Tensor, total: Tensor) -> Tensor:
+    """Divide by row sums; a row with nothing left carries nothing on."""
+    return torch.where(total > 0, weights / total.clamp_min(torch.finfo(total.dtype).tiny), 0)
 
 
 def drop_lowest(values: Tensor, ratio: float) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,24 @@ from vivit_lab.memory import require_bytes
 
 __all__ = ["AttentionRecord"]
 
-# A block of the pattern should stay in a core's cache: measured at ViT-B shape, 32 rows of 12 heads (4.8 MB) is best on
-# a CPU. An accelerator wants fewer, larger products.
-_BLOCK_BYTES = {"cpu": 4_900_000}
+# A block of the pattern should stay in the cache, and be large enough that threads seldom wait for each other: measured
+# at ViT-B shape on two cores, 64 rows of 12 heads. An accelerator wants fewer, larger products.
+_BLOCK_BYTES = {"cpu": 9_700_000}
 _BLOCK_BYTES_ELSEWHERE = 256_000_000
+
+
+def _full_precision(device: torch.device) -> torch.autocast:
+    """Keep a surrounding autocast away: a record's reductions are float32."""
+    return torch.autocast(device.type, enabled=False)
+
+
+def _in_full_precision(method: Any) -> Any:
+    @wraps(method)
+    def run(self: AttentionRecord, *args: Any, **options: Any) -> Any:
+        with _full_precision(self.device):
+            return method(self, *args, **options)
+
+    return run
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +60,7 @@ class AttentionRecord:
         output: what the model returned, so that a prediction costs nothing more.
         model_id: which model.
         frame_indices: for each clip, the source index of each frame, where known.
+        sources: for each clip, its file and geometry, where known.
         provenance: dtype, device and attention implementation of the forward pass, and versions.
     """
 
@@ -58,6 +74,7 @@ class AttentionRecord:
     output: Any = None
     model_id: str | None = None
     frame_indices: list[list[int]] | None = None
+    sources: list[dict[str, Any]] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -109,14 +126,19 @@ class AttentionRecord:
         Raises:
             InputError: there are none, or one is no token of the grid.
         """
-        index = np.asarray(tokens.tolist() if isinstance(tokens, Tensor) else tokens).reshape(-1)
         count = self.grid.num_tokens
+        try:
+            index = np.asarray(tokens.tolist() if isinstance(tokens, Tensor) else tokens).reshape(-1)
+        except ValueError as error:
+            raise InputError(f"wanted token indices (integers), got {tokens!r}") from error
         if not index.size or index.dtype.kind not in "iu":
             raise InputError(f"wanted token indices (integers), got {tokens!r}")
+        index = index.astype(np.int64)
         if index.min() < -count or index.max() >= count:
             raise InputError(f"a token index is outside the sequence of {count} tokens: {tokens!r}")
         return [int(token) for token in index % count]
 
+    @_in_full_precision
     def rows(self, layer: int, queries: int | Sequence[int] | Tensor) -> Tensor:
         """Return what some queries attend to.
 
@@ -129,12 +151,15 @@ class AttentionRecord:
 
         Raises:
             InputError: no such layer or token.
+            OutOfMemoryBudgetError: so many rows do not fit into the memory that is free.
         """
-        layer = self.layer_index(layer)
-        query = self.queries[layer].index_select(2, self._index(queries)).float()
+        layer, index = self.layer_index(layer), self._index(queries)
+        self._require(2 * self.num_heads * len(index), f"{len(index)} rows")
+        query = self.queries[layer].index_select(2, index).float()
         scores = torch.matmul(query, self.keys[layer].float().transpose(-1, -2)).mul_(self.scale)
         return self._masked(layer, torch.softmax(scores, dim=-1))
 
+    @_in_full_precision
     def columns(self, layer: int, keys: int | Sequence[int] | Tensor) -> Tensor:
         """Return which queries attend to some keys.
 
@@ -148,12 +173,15 @@ class AttentionRecord:
 
         Raises:
             InputError: no such layer or token.
+            OutOfMemoryBudgetError: so many columns do not fit into the memory that is free.
         """
-        layer = self.layer_index(layer)
-        key = self.keys[layer].index_select(2, self._index(keys)).float()
+        layer, index = self.layer_index(layer), self._index(keys)
+        self._require(2 * self.num_heads * len(index), f"{len(index)} columns")
+        key = self.keys[layer].index_select(2, index).float()
         scores = torch.matmul(self.queries[layer].float(), key.transpose(-1, -2)).mul_(self.scale)
         return self._masked(layer, scores.sub_(self.log_sum_exp(layer).unsqueeze(-1)).exp_())
 
+    @_in_full_precision
     def pattern(self, layer: int, head: int) -> Tensor:
         """Return the whole pattern of one head: (batch, query, key) float32, 39 MB a clip for ViViT-B.
 
@@ -164,9 +192,7 @@ class AttentionRecord:
         layer = self.layer_index(layer)
         if not -self.num_heads <= head < self.num_heads:
             raise InputError(f"head {head} is outside 0..{self.num_heads - 1}")
-        count = self.grid.num_tokens
-        what = f"the pattern of one head for {self.batch_size} clips × {count}² tokens"
-        require_bytes(self.batch_size * count**2 * 8, self.device, what, "use rows() or columns()")
+        self._require(3 * self.grid.num_tokens, "the pattern of one head")
         query, key = self.queries[layer].select(1, head).float(), self.keys[layer].select(1, head).float()
         scores = torch.matmul(query, key.transpose(-1, -2)).mul_(self.scale)
         pattern = torch.softmax(scores, dim=-1)
@@ -192,6 +218,7 @@ class AttentionRecord:
 
         return self._reduce_scores(self.layer_index(layer), of_block)
 
+    @_in_full_precision
     def propagate(self, layer: int, weights: Tensor) -> Tensor:
         """Return weights · E_h[A]: token weights carried from a layer's output to its input, heads averaged.
 
@@ -231,9 +258,14 @@ class AttentionRecord:
         key = self.keys[layer].select(0, clip).float()
         query = self.queries[layer].select(0, clip).float()
         lse = self.log_sum_exp(layer).select(0, clip).unsqueeze(-1)
-        # exp(q·k·scale - lse) in one product: [q, -lse] · [k·scale, 1]ᵀ
-        query = torch.cat((query, -lse), dim=-1)
-        key = torch.cat((key * self.scale, torch.ones_like(lse)), dim=-1).transpose(-1, -2)
+        key = key * self.scale
+        # On a CPU, exp(q·k·scale - lse) is one product, [q, -lse] · [k·scale, 1]ᵀ. An accelerator may round the factors
+        # of a product (TF32), which a score bears but a log-sum-exp does not: there it is subtracted.
+        folded = self.device.type == "cpu"
+        if folded:
+            query = torch.cat((query, -lse), dim=-1)
+            key = torch.cat((key, torch.ones_like(lse)), dim=-1)
+        key = key.transpose(-1, -2).clone(memory_format=torch.contiguous_format)
         heads, count = query.shape[:2]
         size = self._block_rows(heads, count)
         buffer = query.new_empty((heads * size, count))
@@ -241,7 +273,10 @@ class AttentionRecord:
         for start in range(0, count, size):
             rows = slice(start, min(start + size, count))
             block = buffer.narrow(0, 0, heads * (rows.stop - start)).view(heads, -1, count)
-            torch.bmm(query.narrow(1, start, rows.stop - start), key, out=block)
+            with _full_precision(self.device):
+                torch.bmm(query.narrow(1, start, rows.stop - start), key, out=block)
+            if not folded:
+                block.sub_(lse.narrow(1, start, rows.stop - start))
             block.exp_()
             if mask is not None:
                 block.mul_(mask)
@@ -250,6 +285,12 @@ class AttentionRecord:
     def _masked(self, layer: int, pattern: Tensor) -> Tensor:
         mask = self._mask(layer)
         return pattern if mask is None else pattern * mask
+
+    def _require(self, vectors: int, what: str) -> None:
+        """Refuse what would need that many float32 vectors of tokens for each clip."""
+        wanted = 4 * self.batch_size * vectors * self.grid.num_tokens
+        what = f"{what} for {self.batch_size} clips of {self.grid.num_tokens} tokens"
+        require_bytes(wanted, self.device, what, "ask for fewer rows() or columns() at a time")
 
     def _index(self, tokens: int | Sequence[int] | Tensor) -> Tensor:
         return torch.tensor(self.token_indices(tokens), device=self.device)
@@ -261,6 +302,7 @@ class AttentionRecord:
         mask = self.head_mask.select(0, layer).float()
         return mask if clip is None else mask.select(0, clip % len(mask))
 
+    @_in_full_precision
     def _reduce_scores(self, layer: int, reduce: Any) -> Tensor:
         """Apply a function of (head, row, key) scores to every row of every clip, block by block."""
         results = []

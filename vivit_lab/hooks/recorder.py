@@ -1,10 +1,10 @@
-"""Taking an attention record: one fused forward pass, listened to at the hook points."""
+"""Taking an attention record: one forward pass that hands over what its attention was made of."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import contextmanager
+from threading import RLock
 
 import torch
 from torch import Tensor
@@ -13,14 +13,18 @@ from vivit_lab._version import __version__
 from vivit_lab.errors import InputError
 from vivit_lab.hooks.inputs import as_pixel_values
 from vivit_lab.hooks.record import AttentionRecord
-from vivit_lab.model.encoder import VivitPreTrainedModel, expand_head_mask
+from vivit_lab.model.attention import AttentionParts
+from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.model.encoder import expand_head_mask
 from vivit_lab.video.clip import Clip
 
-__all__ = ["record_attention"]
+__all__ = ["check_layers", "evaluating", "record_attention", "record_provenance"]
+
+_MODE = RLock()
 
 
 def record_attention(
-    model: VivitPreTrainedModel,
+    model: VivitModel | VivitForVideoClassification,
     pixel_values: Tensor | Clip | Sequence[Clip],
     *,
     layers: Sequence[int] | None = None,
@@ -29,7 +33,8 @@ def record_attention(
 ) -> AttentionRecord:
     """Run one forward pass, in evaluation mode and without gradients, and keep what attention is made of.
 
-    The attention implementation of the model is used as it is; under SDPA no pattern is ever formed.
+    The attention implementation of the model is used as it is; under SDPA no pattern is ever formed. Several threads
+    may record one model at once.
 
     Args:
         model: a ViViT.
@@ -49,15 +54,26 @@ def record_attention(
         >>> record.rows(layer=-1, queries=0).shape  # where CLS looks
         torch.Size([1, 12, 1, 3137])
     """
-    pixels, frame_indices = as_pixel_values(pixel_values)
+    given = as_pixel_values(pixel_values)
+    pixels = given.values
     count = len(model.blocks)
-    wanted = range(count) if layers is None else sorted({range(count)[layer] for layer in _checked(layers, count)})
+    wanted = check_layers(layers, count)
     grid = model.grid_of(pixels, interpolate_pos_encoding)
     queries: dict[int, Tensor] = {}
     keys: dict[int, Tensor] = {}
     lse: dict[int, Tensor] = {}
-    with _recording(model, wanted, queries, keys, lse), torch.no_grad():
-        output = model(pixels.to(model.device), head_mask=head_mask, interpolate_pos_encoding=interpolate_pos_encoding)
+
+    def collect(layer: int, parts: AttentionParts) -> None:
+        if layer in wanted:
+            queries[layer], keys[layer] = parts.query, parts.key
+            if parts.lse is not None:
+                lse[layer] = parts.lse
+
+    with evaluating(model), torch.no_grad():
+        encoded = model.encode(
+            pixels.to(model.device), head_mask, False, False, interpolate_pos_encoding, collect=collect
+        )
+        output = model.outputs_of(encoded)
     attention = model.attention_layers[0]
     return AttentionRecord(
         grid,
@@ -66,52 +82,52 @@ def record_attention(
         scale=attention.scale,
         num_layers=count,
         lse=lse,
-        head_mask=expand_head_mask(head_mask, count, attention.num_heads, like=model.embed.cls_token),
+        head_mask=expand_head_mask(head_mask, count, pixels.shape[0], attention.num_heads, like=model.embed.cls_token),
         output=output,
-        model_id=getattr(model, "name_or_path", None) or type(model).__name__,
-        frame_indices=frame_indices,
-        provenance={
-            "vivit_lab": __version__,
-            "torch": torch.__version__,
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "device": model.device.type,
-            "attn_implementation": model.attn_implementation,
-        },
+        model_id=model.name_or_path or type(model).__name__,
+        frame_indices=given.frame_indices,
+        sources=given.sources,
+        provenance=record_provenance(model, queries[wanted[0]].dtype),
     )
 
 
-def _checked(layers: Sequence[int], count: int) -> Sequence[int]:
-    if not len(layers) or any(not -count <= layer < count for layer in layers):
-        raise InputError(f"layers must name some of 0..{count - 1}, got {list(layers)}")
-    return layers
+def record_provenance(model: VivitModel | VivitForVideoClassification, dtype: torch.dtype) -> dict[str, str]:
+    """Return how a forward pass was computed, to be kept with what came of it."""
+    return {
+        "vivit_lab": __version__,
+        "torch": torch.__version__,
+        "dtype": str(dtype).removeprefix("torch."),
+        "device": model.device.type,
+        "attn_implementation": model.attn_implementation,
+    }
+
+
+def check_layers(layers: Sequence[int] | None, count: int) -> list[int]:
+    """Return layers sorted and counted from 0; None is all of them.
+
+    Raises:
+        InputError: there are none, or one does not exist.
+    """
+    if layers is None:
+        return list(range(count))
+    chosen = list(layers) if isinstance(layers, (Sequence, range)) else []
+    if not chosen or any(not -count <= layer < count for layer in chosen):
+        raise InputError(f"layers must be a list of some of 0..{count - 1}, got {layers}")
+    return sorted({layer % count for layer in chosen})
 
 
 @contextmanager
-def _recording(
-    model: VivitPreTrainedModel,
-    layers: Sequence[int],
-    queries: dict[int, Tensor],
-    keys: dict[int, Tensor],
-    lse: dict[int, Tensor],
-) -> Iterator[None]:
-    """Fill the dictionaries during a forward pass in evaluation mode; leave the model as it was."""
-
-    def keep(store: dict[int, Tensor], layer: int, *, transpose: bool) -> Any:
-        def hook(_module: Any, _inputs: Any, output: Tensor) -> None:
-            store[layer] = output.detach().transpose(1, 2) if transpose else output.detach()
-
-        return hook
-
-    training = [module for module in model.modules() if module.training]
-    with ExitStack() as stack:
-        for module in training:
-            module.training = False
-            stack.callback(setattr, module, "training", True)
-        for layer in layers:
-            attention = model.attention_layers[layer]
-            stack.callback(setattr, attention, "keep_lse", attention.keep_lse)
-            attention.keep_lse = True
-            for point, store in ((attention.hook_q, queries), (attention.hook_k, keys), (attention.hook_lse, lse)):
-                handle = point.register_forward_hook(keep(store, layer, transpose=store is not lse))
-                stack.callback(handle.remove)
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode and every module back as it was; one thread at a time where it has to change."""
+    if not any(module.training for module in model.modules()):
         yield
+        return
+    with _MODE:
+        training = [module for module in model.modules() if module.training]
+        try:
+            for module in training:
+                module.training = False
+            yield
+        finally:
+            for module in training:
+                module.training = True

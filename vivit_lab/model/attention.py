@@ -6,7 +6,11 @@ multiplying its pattern, because the context is linear in the pattern; so it wor
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -15,7 +19,25 @@ from vivit_lab.errors import BackendError
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.model.hook_point import HookPoint
 
-__all__ = ["Attention", "attention_pattern", "fused_attention_with_lse"]
+__all__ = ["Attention", "AttentionParts", "attention_pattern", "fused_attention_with_lse"]
+
+
+class AttentionParts(NamedTuple):
+    """What one attention layer was made of in one forward pass; all but ``lse`` are (batch, head, token, d_head).
+
+    Args:
+        query: as multiplied, after ``hook_q``.
+        key: after ``hook_k``.
+        value: after ``hook_v``.
+        context: pattern · value, before the head mask.
+        lse: (batch, head, token) log-sum-exp of each row's scores in float32, where the kernel told it.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    context: Tensor
+    lse: Tensor | None
 
 
 def attention_pattern(query: Tensor, key: Tensor, scale: float) -> Tensor:
@@ -35,11 +57,11 @@ def attention_pattern(query: Tensor, key: Tensor, scale: float) -> Tensor:
     return functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
 
 
-def fused_attention_with_lse(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor | None]:
-    """Return the fused context, and the log-sum-exp of each row's scores where the kernel tells it.
+def fused_attention_with_lse(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor] | None:
+    """Return the fused context and the log-sum-exp of each row's scores, or None where no kernel tells the latter.
 
     PyTorch's CPU flash kernel computes the log-sum-exp anyway, which saves a pass over all scores when rows of the
-    pattern are wanted later. Other devices return None, and it is computed when first needed.
+    pattern are wanted later.
 
     Args:
         query: (batch, head, token, d_head); key and value alike.
@@ -48,16 +70,14 @@ def fused_attention_with_lse(query: Tensor, key: Tensor, value: Tensor, scale: f
         scale: factor on the scores.
 
     Returns:
-        context (batch, head, token, d_head) and the log-sum-exp (batch, head, token) in float32, or None.
+        Context (batch, head, token, d_head) and log-sum-exp (batch, head, token) in float32.
     """
     kernel = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
     if kernel is None or query.device.type != "cpu" or query.dtype not in (torch.float32, torch.bfloat16):
-        return functional.scaled_dot_product_attention(query, key, value, scale=scale), None
+        return None
     context, lse = kernel(query, key, value, 0.0, False, scale=scale)
-    wanted = query.shape[:3]
-    if lse.shape != wanted:
-        return context, None  # a build whose kernel reports it differently: computed on demand instead
-    return context, lse.float()
+    # a build whose kernel reports it differently: computed on demand instead
+    return (context, lse.float()) if lse.shape == query.shape[:3] else None
 
 
 class Attention(nn.Module):
@@ -68,7 +88,6 @@ class Attention(nn.Module):
 
     Attributes:
         implementation: ``"eager"``, ``"sdpa"`` or ``"flash_attention_2"`` (SDPA pinned to its flash kernel).
-        keep_lse: while a record is taken, the fused kernel's log-sum-exp is passed through ``hook_lse``.
     """
 
     def __init__(self, config: VivitConfig) -> None:
@@ -78,7 +97,6 @@ class Attention(nn.Module):
         self.scale = self.head_dim**-0.5
         self.dropout_prob = config.attention_probs_dropout_prob
         self.implementation = config.attn_implementation
-        self.keep_lse = False
         inner = self.num_heads * self.head_dim
         self.q = nn.Linear(config.hidden_size, inner, bias=config.qkv_bias)
         self.k = nn.Linear(config.hidden_size, inner, bias=config.qkv_bias)
@@ -88,10 +106,13 @@ class Attention(nn.Module):
         self.hook_k = HookPoint()
         self.hook_v = HookPoint()
         self.hook_z = HookPoint()
-        self.hook_lse = HookPoint()
 
     def forward(
-        self, x: Tensor, head_mask: Tensor | None = None, need_pattern: bool = False
+        self,
+        x: Tensor,
+        head_mask: Tensor | None = None,
+        need_pattern: bool = False,
+        collect: Callable[[AttentionParts], None] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend.
 
@@ -99,44 +120,53 @@ class Attention(nn.Module):
             x: (batch, token, d_model), normalised.
             head_mask: broadcastable to (batch, head, 1, 1); multiplies each head, 1 keeps.
             need_pattern: compute this layer eagerly and return its pattern, whatever the implementation.
+            collect: called with what the layer was made of, before the head mask.
 
         Returns:
             (batch, token, d_model) before dropout, and the pattern after the mask (batch, head, query, key) or None.
+
+        Raises:
+            BackendError: the flash kernel was asked for and there is none for this input.
         """
-        # [batch, token, head, d_head] at the hook points, [batch, head, token, d_head] for the products
-        split = (*x.shape[:-1], self.num_heads, self.head_dim)
-        query = self.hook_q(self.q(x).view(split)).transpose(1, 2)
-        key = self.hook_k(self.k(x).view(split)).transpose(1, 2)
-        value = self.hook_v(self.v(x).view(split)).transpose(1, 2)
-        pattern = None
+        split = "batch token (head d_head) -> batch token head d_head"
+        query = self.hook_q(rearrange(self.q(x), split, head=self.num_heads)).transpose(1, 2)
+        key = self.hook_k(rearrange(self.k(x), split, head=self.num_heads)).transpose(1, 2)
+        value = self.hook_v(rearrange(self.v(x), split, head=self.num_heads)).transpose(1, 2)
+        pattern, lse = None, None
         if need_pattern or self.implementation == "eager":
             pattern = attention_pattern(query, key, self.scale)
             pattern = functional.dropout(pattern, self.dropout_prob, self.training)
-            if head_mask is not None and need_pattern:
-                pattern = pattern * head_mask
-                head_mask = None
             context = torch.matmul(pattern, value)
         else:
-            context = self._fused(query, key, value)
+            context, lse = self._fused(query, key, value, want_lse=collect is not None)
+        if collect is not None:
+            collect(AttentionParts(query, key, value, context, lse))
         if head_mask is not None:
             context = context * head_mask
-        context = self.hook_z(context.transpose(1, 2)).flatten(2)
+            pattern = pattern * head_mask if need_pattern and pattern is not None else None
+        context = rearrange(
+            self.hook_z(context.transpose(1, 2)), "batch token head d_head -> batch token (head d_head)"
+        )
         return self.o(context), pattern if need_pattern else None
 
-    def _fused(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        if self.keep_lse and not (self.training and self.dropout_prob):
-            context, lse = fused_attention_with_lse(query, key, value, self.scale)
-            if lse is not None:
-                self.hook_lse(lse)
-            return context
+    def _fused(self, query: Tensor, key: Tensor, value: Tensor, *, want_lse: bool) -> tuple[Tensor, Tensor | None]:
         dropout = self.dropout_prob if self.training else 0.0
+        if want_lse and not dropout:
+            both = fused_attention_with_lse(query, key, value, self.scale)
+            if both is not None:
+                return both
         if self.implementation == "sdpa":
-            return functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=self.scale)
+            fused = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=self.scale)
+            return fused, None
         try:
             with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-                return functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=self.scale)
+                fused = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=self.scale)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
+            dropped = f" and dropout {dropout}" if dropout else ""
             raise BackendError(
-                f"flash_attention_2 has no kernel for {query.dtype} on {query.device} with d_head={self.head_dim}: "
-                f"use attn_implementation='sdpa', which chooses a kernel that fits ({error})"
+                f"flash_attention_2 has no kernel for {query.dtype} on {query.device} with d_head={self.head_dim}"
+                f"{dropped}: use attn_implementation='sdpa', which chooses a kernel that fits ({error})"
             ) from error
+        return fused, None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from vivit_lab.model.activations import ACTIVATIONS
-from vivit_lab.model.attention import Attention
+from vivit_lab.model.attention import Attention, AttentionParts
 from vivit_lab.model.config import VivitConfig
 
 __all__ = ["MLP", "Block"]
@@ -46,9 +48,16 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
-        self, x: Tensor, head_mask: Tensor | None = None, need_pattern: bool = False
+        self,
+        x: Tensor,
+        head_mask: Tensor | None = None,
+        need_pattern: bool = False,
+        collect: Callable[[AttentionParts], None] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the residual stream (batch, token, d_model), and the pattern where it was asked for."""
-        attended, pattern = self.attn(self.ln1(x), head_mask, need_pattern)
+        """Return the residual stream (batch, token, d_model), and the pattern where it was asked for.
+
+        The arguments are those of ``Attention.forward``.
+        """
+        attended, pattern = self.attn(self.ln1(x), head_mask, need_pattern, collect)
         x = x + self.dropout(attended)
         return x + self.mlp(self.ln2(x)), pattern

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from vivit_lab.errors import ConfigError, InputError
 from vivit_lab.model.config import VivitConfig
-from vivit_lab.model.encoder import VivitPreTrainedModel
+from vivit_lab.model.encoder import Encoded, VivitPreTrainedModel
 from vivit_lab.model.outputs import VideoClassifierOutput, VivitModelOutput
 
 __all__ = ["VivitForVideoClassification", "VivitModel"]
@@ -55,20 +55,21 @@ class VivitModel(VivitPreTrainedModel):
         self,
         pixel_values: Tensor | None = None,
         head_mask: Tensor | None = None,
-        output_attentions: bool | Sequence[int] = False,
-        output_hidden_states: bool = False,
+        output_attentions: bool | Sequence[int] | None = None,
+        output_hidden_states: bool | None = None,
         interpolate_pos_encoding: bool = False,
-        return_dict: bool = True,
+        return_dict: bool | None = None,
     ) -> Any:
         """Encode a batch of clips.
 
         Args:
             pixel_values: (batch, frames, channels, height, width), normalised; cast to the model's dtype.
-            head_mask: (heads,) or (layers, heads), 1 keeps and 0 removes a head; differentiable, in every
-                attention implementation.
+            head_mask: (heads,), (layers, heads) or (layers, 1 or batch, heads, 1, 1); 1 keeps and 0 removes a head;
+                differentiable, in every attention implementation.
             output_attentions: True for the patterns of all layers, or a list of layers; those layers alone are computed
-                eagerly. 5.67 GB a clip for all of ViViT-B: ``record_attention`` gives the same on demand.
-            output_hidden_states: also return the embeddings and each block's output.
+                eagerly. 5.67 GB a clip for all of ViViT-B: ``record_attention`` gives the same on demand. None is what
+                the checkpoint's configuration says, else False.
+            output_hidden_states: also return the embeddings and each block's output; None as above.
             interpolate_pos_encoding: allow other frame counts and pixel sizes; resizes the positions.
             return_dict: False returns a tuple of the fields that are present.
 
@@ -83,9 +84,13 @@ class VivitModel(VivitPreTrainedModel):
         encoded = self.encode(
             pixel_values, head_mask, output_attentions, output_hidden_states, interpolate_pos_encoding
         )
+        output = self.outputs_of(encoded)
+        return output.to_tuple() if return_dict is False else output
+
+    def outputs_of(self, encoded: Encoded) -> VivitModelOutput:
+        """Return the output that the backbone's result gives."""
         pooled = None if self.pooler is None else self.pooler(encoded.last_hidden_state)
-        output = VivitModelOutput(encoded.last_hidden_state, pooled, encoded.hidden_states, encoded.attentions)
-        return output if return_dict else output.to_tuple()
+        return VivitModelOutput(encoded.last_hidden_state, pooled, encoded.hidden_states, encoded.attentions)
 
 
 class VivitForVideoClassification(VivitPreTrainedModel):
@@ -97,6 +102,7 @@ class VivitForVideoClassification(VivitPreTrainedModel):
 
     def __init__(self, config: VivitConfig) -> None:
         super().__init__(config)
+        self.num_labels = config.num_labels
         self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels else nn.Identity()
         self.init_weights()
 
@@ -105,10 +111,10 @@ class VivitForVideoClassification(VivitPreTrainedModel):
         pixel_values: Tensor | None = None,
         head_mask: Tensor | None = None,
         labels: Tensor | None = None,
-        output_attentions: bool | Sequence[int] = False,
-        output_hidden_states: bool = False,
+        output_attentions: bool | Sequence[int] | None = None,
+        output_hidden_states: bool | None = None,
         interpolate_pos_encoding: bool = False,
-        return_dict: bool = True,
+        return_dict: bool | None = None,
     ) -> Any:
         """Classify a batch of clips.
 
@@ -131,10 +137,15 @@ class VivitForVideoClassification(VivitPreTrainedModel):
         encoded = self.encode(
             pixel_values, head_mask, output_attentions, output_hidden_states, interpolate_pos_encoding
         )
+        output = self.outputs_of(encoded)
+        if labels is not None and output.logits is not None:
+            output.loss = classification_loss(output.logits, labels, self.config)
+        return output.to_tuple() if return_dict is False else output
+
+    def outputs_of(self, encoded: Encoded) -> VideoClassifierOutput:
+        """Return the output, without a loss, that the backbone's result gives."""
         logits = self.classifier(encoded.last_hidden_state.select(1, 0))
-        loss = None if labels is None else classification_loss(logits, labels, self.config)
-        output = VideoClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
-        return output if return_dict else output.to_tuple()
+        return VideoClassifierOutput(None, logits, encoded.hidden_states, encoded.attentions)
 
 
 def classification_loss(logits: Tensor, labels: Tensor, config: VivitConfig) -> Tensor:
@@ -162,7 +173,7 @@ def classification_loss(logits: Tensor, labels: Tensor, config: VivitConfig) -> 
     batch = len(logits)
     wanted = {
         "regression": ((batch,), (batch, 1)) if count == 1 else ((batch, count),),
-        "single_label_classification": ((batch,),),
+        "single_label_classification": ((batch,), (batch, 1)),
         "multi_label_classification": ((batch, count),),
     }[kind]
     if tuple(labels.shape) not in wanted:
@@ -173,4 +184,7 @@ def classification_loss(logits: Tensor, labels: Tensor, config: VivitConfig) -> 
         return functional.mse_loss(logits.reshape(labels.shape), labels.to(logits.dtype))
     if kind == "multi_label_classification":
         return functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+    labels = labels.reshape(-1).long()
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling() and bool((labels >= count).any()):
+        raise InputError(f"labels must lie in 0..{count - 1}, got {labels.tolist()}")
     return functional.cross_entropy(logits, labels)

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import json
+import os
+import warnings
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
-from vivit_lab.errors import ConfigError, GridError
+from vivit_lab.checkpoints.files import read_json
+from vivit_lab.checkpoints.hub import resolve_file
+from vivit_lab.checkpoints.labels import with_kinetics_labels
+from vivit_lab.errors import CheckpointWarning, ConfigError, GridError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.model.activations import ACTIVATIONS
 
@@ -15,13 +22,13 @@ __all__ = ["ATTENTION_IMPLEMENTATIONS", "PROBLEM_TYPES", "VivitConfig"]
 ATTENTION_IMPLEMENTATIONS = ("eager", "sdpa", "flash_attention_2")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
-# Fields that transformers writes into every config.json and that do not change what a ViViT computes. They are kept as
-# they are, so that a configuration that was read can be written back.
+# Fields that transformers writes into every config.json and that do not change what a ViViT computes (of these, the
+# model honours output_attentions and output_hidden_states). Kept, so that a configuration can be written back.
 _FOREIGN = {
-    "_name_or_path", "add_cross_attention", "architectures", "bad_words_ids", "begin_suppress_tokens", "bos_token_id",
+    "add_cross_attention", "architectures", "bad_words_ids", "begin_suppress_tokens", "bos_token_id",
     "chunk_size_feed_forward", "cross_attention_hidden_size", "decoder_start_token_id", "diversity_penalty",
     "do_sample", "dtype", "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id",
-    "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id", "forced_eos_token_id",
+    "exponential_decay_length_penalty", "finetuning_task", "gradient_checkpointing", "forced_bos_token_id", "forced_eos_token_id",
     "is_decoder", "is_encoder_decoder", "length_penalty", "max_length", "min_length", "model_type",
     "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_return_sequences", "output_attentions",
     "output_hidden_states", "output_scores", "pad_token_id", "prefix", "pruned_heads", "remove_invalid_values",
@@ -77,13 +84,17 @@ class VivitConfig:
     layer_norm_eps: float = 1e-6
     qkv_bias: bool = True
     num_labels: int | None = None
-    id2label: dict[int, str] | None = None
+    id2label: dict[int, str] | None = field(default=None, hash=False)
     problem_type: str | None = None
     attn_implementation: str = "sdpa"
-    extra: dict[str, Any] = field(default_factory=dict, repr=False)
+    extra: dict[str, Any] = field(default_factory=dict, repr=False, hash=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.tubelet_size, (list, tuple)):
+            raise ConfigError(f"tubelet_size must be three integers (frames, rows, columns), got {self.tubelet_size!r}")
         object.__setattr__(self, "tubelet_size", tuple(self.tubelet_size))
+        if any(isinstance(size, bool) or not isinstance(size, int) for size in self.tubelet_size):
+            raise ConfigError(f"tubelet_size must be three integers (frames, rows, columns), got {self.tubelet_size}")
         for name in ("image_size", "num_frames", "num_channels", "hidden_size", "num_hidden_layers"):
             self._check_positive(name)
         for name in ("num_attention_heads", "intermediate_size"):
@@ -96,9 +107,12 @@ class VivitConfig:
         _check_choice("attn_implementation", self.attn_implementation, ATTENTION_IMPLEMENTATIONS)
         if self.problem_type is not None:
             _check_choice("problem_type", self.problem_type, PROBLEM_TYPES)
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+                raise ConfigError(f"{name} must be a number, 0 or more, got {value!r}")
+            if name.endswith("_prob") and value >= 1:
+                raise ConfigError(f"{name} must lie in [0, 1), got {value}")
         self._check_labels()
         try:
             self.grid  # noqa: B018 - builds the grid, to refuse sizes that do not divide
@@ -164,18 +178,25 @@ class VivitConfig:
         """Read the contents of a ``config.json`` as transformers 4 or 5 writes it.
 
         Raises:
-            ConfigError: it is another model's, has a field that is not known, or heads were pruned from it.
+            ConfigError: it is another model's or quantised, a field has a value no ViViT can have, or heads were pruned
+                from it.
+
+        Warns:
+            CheckpointWarning: it has fields that are not known, which have no effect here.
         """
         values = dict(values)
-        if values.get("model_type", "vivit") != "vivit":
-            raise ConfigError(f"wanted a ViViT's config.json (model_type 'vivit'), got {values['model_type']!r}")
+        kind = values.pop("model_type", "vivit")
+        if kind != "vivit":
+            raise ConfigError(f"wanted a ViViT's config.json (model_type 'vivit'), got {kind!r}")
         if values.get("pruned_heads"):
             raise ConfigError(
                 f"this checkpoint has pruned heads {values['pruned_heads']}, which cannot be loaded; save it unpruned"
             )
-        values.pop("label2id", None)
+        label2id = values.pop("label2id", None)
+        if label2id and not values.get("id2label"):
+            values["id2label"] = {index: name for name, index in label2id.items()}
         implementation = values.pop("_attn_implementation", None) or values.pop("attn_implementation", None)
-        extra = {name: values.pop(name) for name in list(values) if name in _FOREIGN}
+        extra = {name: values.pop(name) for name in list(values) if name in _FOREIGN or name.startswith("_")}
         if implementation in ATTENTION_IMPLEMENTATIONS:
             values["attn_implementation"] = implementation
         if isinstance(values.get("image_size"), (list, tuple)):
@@ -185,10 +206,35 @@ class VivitConfig:
             values["image_size"] = height
         if values.get("id2label"):
             values.pop("num_labels", None)  # transformers derives it from the names
+        if values.pop("quantization_config", None):
+            raise ConfigError("this checkpoint is quantised, which is not supported; save it in float first")
         unknown = set(values) - {entry.name for entry in fields(cls)} | ({"extra"} & set(values))
-        if unknown:
-            raise ConfigError(_unknown_message(unknown))
+        if unknown:  # a file may come from a fork or a newer release: it loads, but never in silence
+            warnings.warn(f"{_unknown_message(unknown)}; kept, but without effect", CheckpointWarning, stacklevel=2)
+            extra |= {name: values.pop(name) for name in unknown}
         return cls(**values, extra=extra)
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike[str], **where: Any) -> VivitConfig:
+        """Read the configuration of a directory, a Hub id or ``"bundled"``.
+
+        Args:
+            name: the checkpoint.
+            **where: ``revision``, ``cache_dir``, ``local_files_only``, ``token``.
+
+        Raises:
+            CheckpointNotFoundError: there is no such checkpoint.
+            ConfigError: its configuration is not a ViViT's.
+        """
+        path = resolve_file(name, "config.json", **where)
+        assert path is not None, "a required file is found or raises"
+        return cls.from_dict(with_kinetics_labels(read_json(path)))
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        """Write ``config.json`` into a directory, made where absent."""
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+        (Path(directory) / "config.json").write_text(text, encoding="utf-8")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the contents of a ``config.json`` that transformers reads."""
@@ -200,6 +246,8 @@ class VivitConfig:
         values["label2id"] = self.label2id
         if self.problem_type is None:
             values.pop("problem_type")
+        if "video_size" in self.extra:
+            values["video_size"] = [self.num_frames, self.image_size, self.image_size]
         return {**self.extra, "model_type": "vivit", **values}
 
 

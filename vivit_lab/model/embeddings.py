@@ -72,5 +72,5 @@ class Embeddings(nn.Module):
         grid = self.grid_of(pixel_values, interpolate_pos_encoding)
         video = pixel_values.to(self.projection.weight.dtype).transpose(1, 2)  # (batch, channels, frames, ...)
         tokens = self.projection(video).flatten(2).transpose(1, 2)
-        tokens = torch.cat((self.cls_token.expand(len(tokens), -1, -1), tokens), dim=1)
+        tokens = torch.cat((self.cls_token.expand(tokens.shape[0], -1, -1), tokens), dim=1)
         return self.dropout(tokens + interpolate_positions(self.position, self.grid.shape, grid.shape))

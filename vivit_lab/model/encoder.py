@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import operator
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -12,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from vivit_lab.errors import ConfigError, InputError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.memory import require_bytes
-from vivit_lab.model.attention import Attention
+from vivit_lab.model.attention import Attention, AttentionParts
 from vivit_lab.model.block import Block
 from vivit_lab.model.config import ATTENTION_IMPLEMENTATIONS, VivitConfig
 from vivit_lab.model.embeddings import Embeddings
@@ -40,6 +43,7 @@ class VivitPreTrainedModel(PretrainedMixin, nn.Module):
         super().__init__()
         self.config = config
         self.gradient_checkpointing = False
+        self._checkpoint_options: dict[str, Any] = {"use_reentrant": False}
         self.embed = Embeddings(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.ln_final = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -71,7 +75,7 @@ class VivitPreTrainedModel(PretrainedMixin, nn.Module):
     @property
     def attention_layers(self) -> list[Attention]:
         """The attention module of each block."""
-        return [block.attn for block in self.blocks if isinstance(block, Block)]
+        return [cast("Attention", block.attn) for block in self.blocks]
 
     @property
     def attn_implementation(self) -> str:
@@ -91,10 +95,16 @@ class VivitPreTrainedModel(PretrainedMixin, nn.Module):
             )
         for attention in self.attention_layers:
             attention.implementation = implementation
+        self.config = self.config.replace(attn_implementation=implementation)
 
-    def gradient_checkpointing_enable(self) -> None:
-        """Recompute each block in the backward pass instead of keeping its activations (in training mode)."""
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """Recompute each block in the backward pass instead of keeping its activations (in training mode).
+
+        Args:
+            gradient_checkpointing_kwargs: further arguments of ``torch.utils.checkpoint.checkpoint``.
+        """
         self.gradient_checkpointing = True
+        self._checkpoint_options = {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})}
 
     def gradient_checkpointing_disable(self) -> None:
         """Keep activations again."""
@@ -108,26 +118,41 @@ class VivitPreTrainedModel(PretrainedMixin, nn.Module):
         self,
         pixel_values: Tensor | None,
         head_mask: Tensor | None,
-        output_attentions: bool | Sequence[int],
-        output_hidden_states: bool,
-        interpolate_pos_encoding: bool,
+        output_attentions: bool | Sequence[int] | None = None,
+        output_hidden_states: bool | None = None,
+        interpolate_pos_encoding: bool = False,
+        collect: Callable[[int, AttentionParts], None] | None = None,
     ) -> Encoded:
-        """Run embeddings, blocks and final LayerNorm; the arguments are those of the models' ``forward``."""
+        """Run embeddings, blocks and final LayerNorm.
+
+        The arguments are those of the models' ``forward``; ``collect`` is called with each layer's index and what its
+        attention was made of.
+        """
         if pixel_values is None:
             raise InputError("pixel_values is missing: pass (batch, frames, channels, height, width)")
         grid = self.grid_of(pixel_values, interpolate_pos_encoding)
-        wanted = self._pattern_layers(output_attentions)
+        stored = self.config.extra
+        wanted = self._pattern_layers(
+            stored.get("output_attentions") if output_attentions is None else output_attentions
+        )
+        if output_hidden_states is None:
+            output_hidden_states = bool(stored.get("output_hidden_states"))
+        batch = pixel_values.shape[0]
         if wanted:
-            self._check_memory(len(wanted), len(pixel_values), grid)
-        mask = expand_head_mask(head_mask, len(self.blocks), self.config.num_attention_heads, like=self.embed.cls_token)
+            self._check_memory(len(wanted), batch, grid)
+        sizes = (len(self.blocks), batch, self.config.num_attention_heads)
+        mask = expand_head_mask(head_mask, *sizes, like=self.embed.cls_token)
         x = self.embed(pixel_values, interpolate_pos_encoding)
         hidden_states, patterns = [x], {}
         masks = [None] * len(self.blocks) if mask is None else mask.unbind()
         for layer, (block, mask) in enumerate(zip(self.blocks, masks, strict=True)):
+            listen = None if collect is None else partial(collect, layer)
             if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-                x, pattern = checkpoint(block, x, mask, layer in wanted, use_reentrant=False)
+                x, pattern = cast(
+                    "Any", checkpoint(block, x, mask, layer in wanted, listen, **self._checkpoint_options)
+                )
             else:
-                x, pattern = block(x, mask, layer in wanted)
+                x, pattern = block(x, mask, layer in wanted, listen)
             if output_hidden_states:
                 hidden_states.append(x)
             if pattern is not None:
@@ -140,11 +165,16 @@ class VivitPreTrainedModel(PretrainedMixin, nn.Module):
             tuple(patterns[layer] for layer in wanted) if wanted else None,
         )
 
-    def _pattern_layers(self, output_attentions: bool | Sequence[int]) -> list[int]:
+    def _pattern_layers(self, output_attentions: bool | Sequence[int] | None) -> list[int]:
         count = len(self.blocks)
-        if isinstance(output_attentions, bool):
+        if output_attentions is None or isinstance(output_attentions, (bool, np.bool_)):
             return list(range(count)) if output_attentions else []
-        layers = [int(layer) for layer in output_attentions]
+        try:
+            layers = [operator.index(layer) for layer in output_attentions]
+        except TypeError as error:
+            raise InputError(
+                f"output_attentions is True, False or a list of layers, got {output_attentions!r}"
+            ) from error
         wrong = [layer for layer in layers if not -count <= layer < count]
         if wrong:
             raise InputError(f"output_attentions names layers {wrong}; the model has layers 0..{count - 1}")
@@ -164,12 +194,13 @@ class VivitPreTrainedModel(PretrainedMixin, nn.Module):
         )
 
 
-def expand_head_mask(head_mask: Tensor | None, layers: int, heads: int, like: Tensor) -> Tensor | None:
+def expand_head_mask(head_mask: Tensor | None, layers: int, batch: int, heads: int, like: Tensor) -> Tensor | None:
     """Bring a head mask to (layers, batch or 1, heads, 1, 1), in the device and dtype of ``like``.
 
     Args:
         head_mask: (heads,) for all layers, (layers, heads), or Hugging Face's (layers, batch or 1, heads, 1, 1).
         layers: number of layers.
+        batch: number of clips.
         heads: number of heads.
         like: a tensor whose device and dtype to take.
 
@@ -183,10 +214,11 @@ def expand_head_mask(head_mask: Tensor | None, layers: int, heads: int, like: Te
         mask = head_mask.reshape(1, 1, heads, 1, 1).expand(layers, -1, -1, -1, -1)
     elif shape == (layers, heads):
         mask = head_mask.reshape(layers, 1, heads, 1, 1)
-    elif len(shape) == 5 and (shape[0], shape[2:]) == (layers, (heads, 1, 1)):
+    elif shape in ((layers, 1, heads, 1, 1), (layers, batch, heads, 1, 1)):
         mask = head_mask
     else:
         raise InputError(
-            f"head_mask must be ({heads},) or ({layers}, {heads}) - heads, or layers × heads; 1 keeps - got {shape}"
+            f"head_mask must be ({heads},), ({layers}, {heads}) or ({layers}, 1 or {batch} clips, {heads}, 1, 1): "
+            f"heads, layers × heads, or one for each clip; 1 keeps; got {shape}"
         )
     return mask.to(device=like.device, dtype=like.dtype)

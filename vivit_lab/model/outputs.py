@@ -24,6 +24,18 @@ class ModelOutput:
         """Return the names of the fields that are present."""
         return [entry.name for entry in fields(self) if getattr(self, entry.name) is not None]
 
+    def values(self) -> list[Any]:
+        """Return the fields that are present, in order."""
+        return list(self.to_tuple())
+
+    def items(self) -> list[tuple[str, Any]]:
+        """Return (name, value) of the fields that are present."""
+        return list(zip(self.keys(), self.to_tuple(), strict=True))
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a field, or ``default`` where it is not present."""
+        return getattr(self, name) if name in self.keys() else default
+
     def __getitem__(self, key: int | slice | str) -> Any:
         if isinstance(key, str):
             if key not in self.keys():
