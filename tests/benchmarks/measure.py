@@ -1,47 +1,57 @@
 """Time and memory of a call, as the minimum of several repeats in one run."""
 
-import gc
-import threading
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psutil
+import torch
 
 
-def interleaved(calls: dict[str, Callable[[], Any]], repeats: int = 3) -> dict[str, float]:
+def interleaved(
+    calls: dict[str, Callable[[], Any]], repeats: int = 3, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """Seconds of each call: the minimum of ``repeats``, taken in turn so that a busy machine hurts all alike."""
     best = dict.fromkeys(calls, float("inf"))
     for _ in range(repeats):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = clock()
             call()
-            best[name] = min(best[name], time.perf_counter() - start)
+            best[name] = min(best[name], clock() - start)
     return best
 
 
-def peak_bytes(call: Callable[[], Any], interval: float = 0.002) -> int:
-    """How far the process's resident memory rises above where it was while ``call`` runs."""
-    gc.collect()
-    process = psutil.Process()
-    before = peak = process.memory_info().rss
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(interval):
-            peak = max(peak, process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let PyTorch compute in one thread, whose CPU time (``time.process_time``) other processes hardly disturb."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        kept = call()
-        peak = max(peak, process.memory_info().rss)
-        del kept
+        yield
     finally:
-        done.set()
-        watcher.join()
-    return peak - before
+        torch.set_num_threads(before)
+
+
+_PROBE = """
+import resource, psutil
+{setup}
+before = psutil.Process().memory_info().rss
+{call}
+print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+"""
+
+
+def peak_bytes(setup: str, call: str, repeats: int = 2) -> int:
+    """How far a fresh process's resident memory rises while ``call`` runs, after ``setup``: the minimum of repeats."""
+    code = _PROBE.format(setup=setup, call=call)
+    peaks = []
+    for _ in range(repeats):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout.split("PEAK")[1]))
+    return min(peaks)
 
 
 def report(title: str, seconds: dict[str, float], base: str) -> None:
