@@ -38,7 +38,7 @@ def _way(request, monkeypatch, model):
         monkeypatch.setattr(record_module, "_BLOCK_BYTES", {"cpu": 1})
 
 
-@pytest.mark.usefixtures("_way")
+@pytest.mark.usefixtures("_way", "_checked_shapes")
 @pytest.mark.parametrize("masked", [False, True])
 def test_reductions_are_those_of_the_eager_patterns(model, masked):
     pixels, mask = clips(), torch.rand(3, 4) if masked else None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from vivit_lab.attribution.base import AttributionMap
@@ -162,7 +163,7 @@ def _divide(weights: Tensor, total: Tensor) -> Tensor:
     return torch.where(total > 0, weights / total.clamp_min(torch.finfo(total.dtype).tiny), 0)
 
 
-def drop_lowest(values: Tensor, ratio: float) -> Tensor:
+def drop_lowest(values: Float[Tensor, "row column"], ratio: float) -> Float[Tensor, "row column"]:
     """Return ``values`` with the lowest fraction of each row set to 0.
 
     Exactly ``int(ratio · columns)`` entries of a row are dropped; among equals, those that come first.

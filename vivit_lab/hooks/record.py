@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from vivit_lab.errors import InputError
@@ -29,15 +30,15 @@ _BLOCK_BYTES = {"cpu": 19_400_000}
 _BLOCK_BYTES_ELSEWHERE = 256_000_000
 
 
-def _full_precision(device: torch.device) -> torch.autocast:
+def full_precision(device: torch.device) -> torch.autocast:
     """Keep a surrounding autocast away: a record's reductions are float32."""
     return torch.autocast(device.type, enabled=False)
 
 
-def _in_full_precision(method: Any) -> Any:
+def _infull_precision(method: Any) -> Any:
     @wraps(method)
     def run(self: AttentionRecord, *args: Any, **options: Any) -> Any:
-        with _full_precision(self.device):
+        with full_precision(self.device):
             return method(self, *args, **options)
 
     return run
@@ -138,13 +139,14 @@ class AttentionRecord:
             raise InputError(f"a token index is outside the sequence of {count} tokens: {tokens!r}")
         return [int(token) for token in index % count]
 
-    @_in_full_precision
-    def rows(self, layer: int, queries: int | Sequence[int] | Tensor) -> Tensor:
+    @in_full_precision
+    def rows(self, layer: int, queries: int | Sequence[int] | Tensor) -> Float32[Tensor, "batch head query key"]:
         """Return what some queries attend to.
 
         Args:
             layer: recorded layer.
             queries: sequence indices (0 is CLS; ``grid.token(t, y, x)`` gives a tubelet's).
+            masked: whether to apply the head mask.
 
         Returns:
             (batch, head, query, key) float32; rows sum to 1 (to the head's mask value). Cost: O(queries · tokens).
@@ -157,10 +159,11 @@ class AttentionRecord:
         self._require(2 * self.num_heads * len(index), f"{len(index)} rows")
         query = self.queries[layer].index_select(2, index).float()
         scores = torch.matmul(query, self.keys[layer].float().transpose(-1, -2)).mul_(self.scale)
-        return self._masked(layer, torch.softmax(scores, dim=-1))
+        pattern = torch.softmax(scores, dim=-1)
+        return self._masked(layer, pattern) if masked else pattern
 
-    @_in_full_precision
-    def columns(self, layer: int, keys: int | Sequence[int] | Tensor) -> Tensor:
+    @in_full_precision
+    def columns(self, layer: int, keys: int | Sequence[int] | Tensor) -> Float32[Tensor, "batch head query key"]:
         """Return which queries attend to some keys.
 
         Args:
@@ -181,8 +184,8 @@ class AttentionRecord:
         scores = torch.matmul(self.queries[layer].float(), key.transpose(-1, -2)).mul_(self.scale)
         return self._masked(layer, scores.sub_(self.log_sum_exp(layer).unsqueeze(-1)).exp_())
 
-    @_in_full_precision
-    def pattern(self, layer: int, head: int) -> Tensor:
+    @in_full_precision
+    def pattern(self, layer: int, head: int) -> Float32[Tensor, "batch query key"]:
         """Return the whole pattern of one head: (batch, query, key) float32, 39 MB a clip for ViViT-B.
 
         Raises:
@@ -199,14 +202,14 @@ class AttentionRecord:
         mask = self._mask(layer)
         return pattern if mask is None else pattern * mask.select(1, head)
 
-    def log_sum_exp(self, layer: int) -> Tensor:
+    def log_sum_exp(self, layer: int) -> Float32[Tensor, "batch head token"]:
         """Return the log-sum-exp of each row's scores, (batch, head, token) float32, computed once a layer."""
         layer = self.layer_index(layer)
         if layer not in self.lse:
             self.lse[layer] = self._reduce_scores(layer, lambda scores: torch.logsumexp(scores, dim=-1))
         return self.lse[layer]
 
-    def entropy(self, layer: int) -> Tensor:
+    def entropy(self, layer: int) -> Float32[Tensor, "batch head query"]:
         """Return the entropy of every row before the head mask, (batch, head, query) float32, in nats.
 
         0 is a query that looks at one token, log(tokens) one that looks everywhere alike. Cost: one blockwise pass.
@@ -218,8 +221,8 @@ class AttentionRecord:
 
         return self._reduce_scores(self.layer_index(layer), of_block)
 
-    @_in_full_precision
-    def propagate(self, layer: int, weights: Tensor) -> Tensor:
+    @in_full_precision
+    def propagate(self, layer: int, weights: Float[Tensor, "batch token"]) -> Float32[Tensor, "batch token"]:
         """Return weights · E_h[A]: token weights carried from a layer's output to its input, heads averaged.
 
         Args:
@@ -273,7 +276,7 @@ class AttentionRecord:
         for start in range(0, count, size):
             rows = slice(start, min(start + size, count))
             block = buffer.narrow(0, 0, heads * (rows.stop - start)).view(heads, -1, count)
-            with _full_precision(self.device):
+            with full_precision(self.device):
                 torch.bmm(query.narrow(1, start, rows.stop - start), key, out=block)
             if not folded:
                 block.sub_(lse.narrow(1, start, rows.stop - start))
@@ -302,7 +305,7 @@ class AttentionRecord:
         mask = self.head_mask.select(0, layer).float()
         return mask if clip is None else mask.select(0, clip % len(mask))
 
-    @_in_full_precision
+    @in_full_precision
     def _reduce_scores(self, layer: int, reduce: Any) -> Tensor:
         """Apply a function of (head, row, key) scores to every row of every clip, block by block."""
         results = []

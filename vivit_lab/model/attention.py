@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from einops import rearrange
+from jaxtyping import Float, Float32
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -40,7 +41,9 @@ class AttentionParts(NamedTuple):
     lse: Tensor | None
 
 
-def attention_pattern(query: Tensor, key: Tensor, scale: float) -> Tensor:
+def attention_pattern(
+    query: Float[Tensor, "batch head query d_head"], key: Float[Tensor, "batch head key d_head"], scale: float
+) -> Float[Tensor, "batch head query key"]:
     """Return softmax(QKᵀ·scale) over the keys.
 
     The softmax is taken in float32 and cast back, as Hugging Face does.
@@ -57,7 +60,12 @@ def attention_pattern(query: Tensor, key: Tensor, scale: float) -> Tensor:
     return functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
 
 
-def fused_attention_with_lse(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor] | None:
+def fused_attention_with_lse(
+    query: Float[Tensor, "batch head token d_head"],
+    key: Float[Tensor, "batch head token d_head"],
+    value: Float[Tensor, "batch head token d_head"],
+    scale: float,
+) -> tuple[Float[Tensor, "batch head token d_head"], Float32[Tensor, "batch head token"]] | None:
     """Return the fused context and the log-sum-exp of each row's scores, or None where no kernel tells the latter.
 
     PyTorch's CPU flash kernel computes the log-sum-exp anyway, which saves a pass over all scores when rows of the

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -148,7 +149,9 @@ class VivitForVideoClassification(VivitPreTrainedModel):
         return VideoClassifierOutput(None, logits, encoded.hidden_states, encoded.attentions)
 
 
-def classification_loss(logits: Tensor, labels: Tensor, config: VivitConfig) -> Tensor:
+def classification_loss(
+    logits: Float[Tensor, "batch num_labels"], labels: Shaped[Tensor, "batch *labels"], config: VivitConfig
+) -> Float[Tensor, ""]:
     """Return the mean loss: squared error, cross entropy, or binary cross entropy with logits.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jaxtyping import Float
 from torch import Tensor, cat, contiguous_format
 from torch.nn import functional
 
@@ -11,8 +12,12 @@ __all__ = ["interpolate_positions"]
 
 
 def interpolate_positions(
-    position: Tensor, old: tuple[int, int, int], new: tuple[int, int, int], *, cls: bool = True
-) -> Tensor:
+    position: Float[Tensor, "1 old_tokens d_model"],
+    old: tuple[int, int, int],
+    new: tuple[int, int, int],
+    *,
+    cls: bool = True,
+) -> Float[Tensor, "1 new_tokens d_model"]:
     """Resize learned positions on their space-time grid: bicubic in space, linear in time.
 
     Positions are folded to (t, h, w) first, so that time is never mixed into space. A size that does not change is not
