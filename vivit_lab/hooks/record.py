@@ -22,7 +22,7 @@ from vivit_lab.errors import InputError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.memory import require_bytes
 
-__all__ = ["AttentionRecord"]
+__all__ = ["AttentionRecord", "full_precision", "in_full_precision"]
 
 # A block of the pattern should stay in the cache, and be large enough that threads seldom wait for each other: measured
 # at ViT-B shape on two cores, 128 rows of 12 heads. An accelerator wants fewer, larger products.
@@ -35,7 +35,9 @@ def full_precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, enabled=False)
 
 
-def _infull_precision(method: Any) -> Any:
+def in_full_precision(method: Any) -> Any:
+    """Run a method of a record in float32, whatever autocast surrounds it."""
+
     @wraps(method)
     def run(self: AttentionRecord, *args: Any, **options: Any) -> Any:
         with full_precision(self.device):
@@ -140,7 +142,9 @@ class AttentionRecord:
         return [int(token) for token in index % count]
 
     @in_full_precision
-    def rows(self, layer: int, queries: int | Sequence[int] | Tensor) -> Float32[Tensor, "batch head query key"]:
+    def rows(
+        self, layer: int, queries: int | Sequence[int] | Tensor, *, masked: bool = True
+    ) -> Float32[Tensor, "batch head query key"]:
         """Return what some queries attend to.
 
         Args:
