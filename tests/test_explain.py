@@ -10,8 +10,7 @@ from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.attribution.raw import RawAttention
 from vivit_lab.attribution.rollout import AttentionRollout
 from vivit_lab.errors import CheckpointNotFoundError, ConfigError, InputError
-from vivit_lab.explain import explain_video, load_pair, make_method, robust_limits, top_labels
-from vivit_lab.grid import TokenGrid
+from vivit_lab.explain import explain_video, load_pair, make_method, top_labels
 from vivit_lab.hooks.recorder import record_attention
 from vivit_lab.model.auto import load_model
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
@@ -97,19 +96,6 @@ def test_methods_by_name():
 def test_methods_that_do_not_exist_are_refused(name, settings, message):
     with pytest.raises(InputError, match=message):
         make_method(name, settings)
-
-
-def test_limits_end_at_a_percentile():
-    grid = TokenGrid(1, 1, 101, (1, 1, 1))
-    values = torch.arange(101.0).view(1, 1, 1, 101)
-    assert robust_limits(AttributionMap(values, grid, "m"), 99) == (0, 99)
-    assert robust_limits(AttributionMap(-values, grid, "m", signed=True), 50) == (-50, 50)
-    nearly_all_zero = torch.zeros(1, 1, 1, 101)
-    assert robust_limits(AttributionMap(nearly_all_zero, grid, "m"), 99) == (0, 1)
-    nearly_all_zero[..., 7] = 3
-    assert robust_limits(AttributionMap(nearly_all_zero, grid, "m"), 90) == (0, 3)
-    with pytest.raises(InputError, match=r"percentile must lie in \(0, 100\], got 0"):
-        robust_limits(AttributionMap(values, grid, "m"), 0)
 
 
 def test_top_labels_are_sorted_and_sum_to_one():

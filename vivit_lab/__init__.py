@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from vivit_lab.explain import Explanation as Explanation
     from vivit_lab.explain import explain_video as explain_video
     from vivit_lab.explain import load_pair as load_pair
-    from vivit_lab.explain import robust_limits as robust_limits
     from vivit_lab.grid import TokenGrid as TokenGrid
     from vivit_lab.hooks.record import AttentionRecord as AttentionRecord
     from vivit_lab.hooks.recorder import record_attention as record_attention
@@ -125,7 +124,6 @@ __all__ = [
     "read_video_pyav",
     "record_attention",
     "render_movie",
-    "robust_limits",
     "sample_frame_indices",
     "to_frames",
     "uniform_frame_indices",
@@ -187,7 +185,6 @@ _HOME = {
     "read_video_pyav": "video.read",
     "record_attention": "hooks.recorder",
     "render_movie": "render.movie",
-    "robust_limits": "explain",
     "sample_frame_indices": "video.sample",
     "to_frames": "render.overlay",
     "uniform_frame_indices": "video.sample",

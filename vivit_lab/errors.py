@@ -80,7 +80,7 @@ class VideoError(VivitLabError):
 
 
 class VideoNotFoundError(VideoError, FileNotFoundError):
-    """There is no file at that path."""
+    """There is no file at that path, or no directory to write it to."""
 
 
 class NotAVideoError(VideoError, ValueError):

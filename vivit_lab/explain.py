@@ -16,6 +16,7 @@ from torch import Tensor
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.attribution.raw import RawAttention
 from vivit_lab.attribution.rollout import AttentionRollout
+from vivit_lab.checkpoints.hub import pin_revision
 from vivit_lab.errors import CheckpointNotFoundError, ConfigError, InputError
 from vivit_lab.hooks.record import AttentionRecord
 from vivit_lab.hooks.recorder import record_attention
@@ -37,7 +38,6 @@ __all__ = [
     "load_pair",
     "make_method",
     "movie_path",
-    "robust_limits",
     "top_labels",
 ]
 
@@ -87,10 +87,11 @@ def load_pair(
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(name, device=device, dtype=dtype, **options)
+    where = {key: options.pop(key) for key in ("revision", "cache_dir", "local_files_only", "token") if key in options}
+    where = pin_revision(name, **where)  # model and processor come from one commit, also while a branch moves
+    model = load_model(name, device=device, dtype=dtype, **options, **where)
     size = model.config.image_size
     try:
-        where = {key: options[key] for key in ("revision", "cache_dir", "local_files_only", "token") if key in options}
         processor = VivitImageProcessor.from_pretrained(name, **where)
     except CheckpointNotFoundError as error:
         raise CheckpointNotFoundError(
@@ -171,8 +172,8 @@ def explain_video(
         sheet: also write a contact sheet, PNG.
         save_map: also write the map, safetensors.
         percentile: the colour scale ends at this percentile of the clip's relevance, which keeps a few outlying tokens
-            from hiding all others; the colour bar then prints its end as "≥". None ends it at the maximum. Not used
-            where ``movie`` has its own ``limits`` or one scale a frame.
+            from hiding all others, and the picture says so. None ends it at the maximum. Not used where ``movie`` has
+            its own ``limits`` or one scale a frame.
         progress: show a progress bar while the movie is drawn.
         movie: further arguments of ``render_movie``.
 
@@ -187,31 +188,22 @@ def explain_video(
     relevance = method(record, queries=tokens)
     target = movie_path(out, path, method)
     target.parent.mkdir(parents=True, exist_ok=True)
-    drawing = dict(movie or {})
-    if percentile is not None and drawing.get("limits") is None and drawing.get("normalize", "clip") == "clip":
-        drawing["limits"] = robust_limits(relevance, percentile)
+    drawing = {"percentile": percentile, **(movie or {})}
+    if drawing.get("limits") is not None or drawing.get("normalize", "clip") == "frame":
+        drawing["percentile"] = None  # the scale is given already
     files = {"movie": render_movie(clip, relevance, target, progress=progress, **drawing)}
     if sheet:
         files["sheet"] = target.with_suffix(".png")
-        shared = {key: drawing[key] for key in ("colormap", "alpha", "normalize", "limits") if key in drawing}
+        shared = {
+            key: drawing[key]
+            for key in ("colormap", "alpha", "normalize", "limits", "percentile", "interpolation")
+            if key in drawing
+        }
         contact_sheet(clip, relevance, files["sheet"], **shared)
     if save_map:
         files["map"] = target.with_suffix(".safetensors")
         relevance.save(files["map"])
     return Explanation(clip, relevance, record, files)
-
-
-def robust_limits(map: AttributionMap, percentile: float) -> tuple[float, float]:
-    """Return colour limits that end at a percentile of the relevance: (0, p), or (-p, p) of |relevance| if signed.
-
-    Raises:
-        InputError: ``percentile`` is not in (0, 100].
-    """
-    if not 0 < percentile <= 100:
-        raise InputError(f"percentile must lie in (0, 100], got {percentile}")
-    size = map.relevance.abs().flatten()
-    high = float(size.quantile(percentile / 100)) or float(size.max()) or 1.0
-    return (-high if map.signed else 0.0, high)
 
 
 def _place(query: Sequence[int]) -> tuple[int, int, int]:

@@ -17,7 +17,8 @@ LARGE = 4096  # files from this size are answered by a redirect to another route
 class HubServer(ThreadingHTTPServer):
     """Serves ``root/{owner}/{name}/{revision}/…`` by the resolve and API routes.
 
-    Repositories whose name starts with ``gated`` want the token. ``requests`` logs (method, path, status).
+    Repositories whose name starts with ``gated`` want the token. ``requests`` logs (method, path, status). After
+    ``move_after`` requests the branch ``main`` points to the commit of ``v2``.
     """
 
     def __init__(self, root: Path) -> None:
@@ -26,6 +27,8 @@ class HubServer(ThreadingHTTPServer):
         self.requests: list[tuple[str, str, int]] = []
         self.ranges: list[str] = []
         self.cut_once = 0
+        self.refs = dict(COMMITS)
+        self.move_after: int | None = None
 
     @property
     def url(self) -> str:
@@ -90,10 +93,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def snapshot(self, owner: str, name: str, revision: str) -> Path:
         names = {commit: branch for branch, commit in COMMITS.items()}
-        return self.server.root / owner / name / names.get(revision, revision)
+        commit = self.commit(revision)
+        return self.server.root / owner / name / names.get(commit, commit)
 
     def commit(self, revision: str) -> str:
-        return COMMITS.get(revision, revision)
+        if self.server.move_after is not None and len(self.server.requests) >= self.server.move_after:
+            self.server.refs["main"] = COMMITS["v2"]
+        return self.server.refs.get(revision, revision)
 
     def send_file(self, path: Path, body: bool, headers: dict[str, str] | None = None) -> None:
         contents, status = path.read_bytes(), 200

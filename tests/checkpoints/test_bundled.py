@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import re
 import shutil
+import tomllib
+from pathlib import Path
 
 import av
 import numpy as np
@@ -11,6 +14,7 @@ import torch
 import transformers
 from huggingface_hub import constants
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from vivit_lab.checkpoints import bundled
 from vivit_lab.checkpoints.bundled import (
@@ -23,6 +27,10 @@ from vivit_lab.checkpoints.bundled import (
 from vivit_lab.checkpoints.hub import resolve_file
 from vivit_lab.errors import BundledDataError, CheckpointWarning
 from vivit_lab.model.classifier import VivitModel
+from vivit_lab.video.preprocess import VivitImageProcessor
+from vivit_lab.video.read import read_clip
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +182,52 @@ def test_each_file_is_hashed_once(package, monkeypatch):
     bundled_model_path()
 
 
+def test_the_licence_of_the_wheel_names_every_licence_in_it():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    told = set(project["license"].split(" AND "))
+    inside = {re.split(r" \(", entry["license"])[0] for entry in bundled_manifest()["files"].values()}
+    assert told == inside | {"Apache-2.0"}
+    assert {"MIT", "CC-BY-SA-4.0"} <= inside
+    assert all((ROOT / name).is_file() for name in project["license-files"])
+    assert "data/NOTICE.md" in project["license-files"]
+
+
+def test_the_notice_and_the_card_tell_both_licences_of_the_weights():
+    card = (bundled_model_path() / "README.md").read_text()
+    assert "\nlicense: other\n" in card
+    notice = (data_directory() / "NOTICE.md").read_text()
+    for text in (card, notice):
+        assert "MIT" in text
+        assert re.search(r"Apache\s+License\s+2\.0", text)
+    assert "Goueffon Jules" in notice
+    assert re.search(r"copyright line of its licence was not at\s+hand", notice)
+    assert "kinetics400.txt" in notice
+
+
+@pytest.mark.slow
+def test_the_file_differs_from_the_image_model_by_what_its_card_says(model, shared_file):
+    """The float16 file against transformers' DINOv2 in float32, on two equal frames of the bundled clip."""
+    config = transformers.Dinov2Config(hidden_size=384, num_attention_heads=6, image_size=518, use_mask_token=False)
+    peer = transformers.Dinov2Model(config).eval()
+    state = {}
+    for name, value in load_file(shared_file("weights/dinov2_vits14_fp16.safetensors")).items():
+        for new, old in (("q", "attention.query"), ("k", "attention.key"), ("v", "attention.value")):
+            name = name.replace(f"attention.{new}_proj", f"attention.{old}")
+        state[name.replace("attention.o_proj", "attention.output.dense")] = value.float()
+    peer.load_state_dict(state)
+    weights = model.state_dict()
+    weights["embed.position"] = weights["embed.position"][:, :257]  # one tubelet in time
+    short = VivitModel(model.config.replace(num_frames=2), add_pooling_layer=False).eval()
+    short.load_state_dict(weights)
+    clip = read_clip(bundled_clip_path(), 16, 2, 0, processor=VivitImageProcessor.from_pretrained(bundled_model_path()))
+    frame = clip.pixel_values.reshape(16, 3, 224, 224)[:1]
+    with torch.no_grad():
+        ours, theirs = short(frame.expand(2, -1, -1, -1)[None]).last_hidden_state, peer(frame).last_hidden_state
+    error = float((ours - theirs).norm() / theirs.norm())
+    told = re.search(r"of\s+(\S+)\s+for\s+this\s+file", (bundled_model_path() / "README.md").read_text())
+    assert error == pytest.approx(float(told[1]), rel=0.1)
+
+
 class TestWithoutTheModel:
     """An installation that leaves the model out takes it from the Hub, here from a cache that was filled by hand."""
 
@@ -189,7 +243,9 @@ class TestWithoutTheModel:
         return tmp_path / "cache"
 
     def test_the_hub_takes_its_place(self, cache):
-        with pytest.warns(CheckpointWarning, match="not part of this installation .* taking it from the Hub, lab/m"):
+        with pytest.warns(
+            CheckpointWarning, match="not part of this installation .* on the Hub, as lab/m, if it has been published"
+        ):
             path = bundled_model_path(cache_dir=cache, local_files_only=True)
         assert (path / "weights").read_bytes() == b"0123456789"
 
@@ -204,7 +260,10 @@ class TestWithoutTheModel:
 
     def test_not_on_the_hub_either(self, cache, tmp_path, monkeypatch):
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-        with pytest.warns(CheckpointWarning), pytest.raises(BundledDataError, match="could not be taken from the Hub"):
+        with (
+            pytest.warns(CheckpointWarning),
+            pytest.raises(BundledDataError, match="from the Hub, where lab/m is only if it has been published"),
+        ):
             bundled_model_path(cache_dir=tmp_path / "empty", local_files_only=True)
 
     def test_no_hub_id(self, cache, package):

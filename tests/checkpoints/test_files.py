@@ -227,3 +227,43 @@ def test_dtypes_have_names(name, dtype):
 def test_other_dtypes_are_refused(name):
     with pytest.raises(ConfigError, match="is not a dtype of a model"):
         parse_dtype(name)
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 45088928\n"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model.safetensors.index.json"])
+def test_a_git_lfs_pointer_is_recognised(tmp_path, name):
+    (tmp_path / name).write_text(POINTER)
+    with pytest.raises(CheckpointError, match=rf"{name} is a Git LFS pointer.*run `git lfs pull`"):
+        open_checkpoint(tmp_path)
+
+
+ODD = {
+    "complex": (torch.zeros(2, dtype=torch.complex64), r"complex \(torch\.complex64\)"),
+    "sparse": (torch.eye(3).to_sparse(), r"sparse \(torch\.sparse_coo\)"),
+    "meta": (torch.empty(2, device="meta"), "on the meta device, which keeps shapes and no values"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_what_is_no_dense_real_tensor_is_named(tmp_path, kind):
+    tensor, words = ODD[kind]
+    with pytest.raises(InputError, match=f"^w is {words}; wanted a dense tensor"):
+        TensorSource.from_tensors({"w": tensor})
+    torch.save({"fine": torch.zeros(1), "w": tensor}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=rf"pytorch_model\.bin: w is {words}; wanted a dense tensor"):
+        open_checkpoint(tmp_path)
+
+
+def test_one_kind_of_file_may_be_asked_for(tmp_path):
+    write_single(tmp_path)
+    torch.save({"pickled": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
+    for wanted, names in ((None, set(TENSORS)), (True, set(TENSORS)), (False, {"pickled"})):
+        with open_checkpoint(tmp_path, use_safetensors=wanted) as source:
+            assert set(source) == names
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(
+        CheckpointNotFoundError, match=r"has none of the files model\.safetensors, model\.safetensors\.index\.json$"
+    ):
+        open_checkpoint(tmp_path, use_safetensors=True)

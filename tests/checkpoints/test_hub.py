@@ -13,8 +13,10 @@ from huggingface_hub.utils import _http, disable_progress_bars
 
 from tests.checkpoints.hub_server import COMMITS, LARGE, TOKEN, serve
 from tests.model.tiny import TINY, clips
-from vivit_lab.checkpoints.hub import is_local, resolve_file, resolve_first
-from vivit_lab.errors import CheckpointNotFoundError
+from vivit_lab.checkpoints.bundled import bundled_model_path
+from vivit_lab.checkpoints.hub import is_local, pin_revision, resolve_file, resolve_first
+from vivit_lab.errors import CheckpointNotFoundError, InputError
+from vivit_lab.model.auto import load_model
 from vivit_lab.model.classifier import VivitForVideoClassification
 from vivit_lab.model.config import VivitConfig
 
@@ -108,6 +110,102 @@ def test_the_cache_serves_when_the_server_is_gone(server, cache, models, repo):
     server.shutdown()
     server.server_close()
     assert same(VivitForVideoClassification.from_pretrained(repo, cache_dir=cache), models["main"])
+
+
+@pytest.mark.parametrize("load", [VivitForVideoClassification.from_pretrained, load_model])
+@pytest.mark.parametrize("after", range(9))
+def test_configuration_and_weights_are_of_one_commit_while_the_branch_moves(server, cache, models, load, after):
+    config = server.root / "lab" / "tiny" / "v2" / "config.json"
+    config.write_text(config.read_text().replace('"layer_norm_eps": 1e-06', '"layer_norm_eps": 0.5'))
+    server.move_after = after
+    loaded = load("lab/tiny", cache_dir=cache)
+    revision = "v2" if loaded.config.layer_norm_eps == 0.5 else "main"
+    assert torch.equal(loaded.ln_final.weight, models[revision].ln_final.weight)
+    assert torch.equal(loaded.embed.projection.weight, models[revision].embed.projection.weight)
+    assert after > 0 or revision == "v2"
+
+
+def test_a_revision_is_pinned_to_its_commit_once(server, cache):
+    where = pin_revision("lab/tiny", revision="v2", cache_dir=cache, token=None)
+    assert where == {"revision": COMMITS["v2"], "cache_dir": cache, "token": None}
+    server.requests.clear()
+    assert pin_revision("lab/tiny", **where) == where
+    assert server.requests == []
+    assert pin_revision("lab/tiny", cache_dir=cache, local_files_only=True, revision="v2")["revision"] == COMMITS["v2"]
+    assert server.requests == []
+    assert pin_revision("lab/tiny", cache_dir=cache)["revision"] == COMMITS["main"]
+
+
+def test_a_repository_without_settings_is_pinned_too(server, cache):
+    (server.root / "lab" / "tiny" / "main" / "config.json").unlink()
+    assert pin_revision("lab/tiny", cache_dir=cache) == {"cache_dir": cache, "revision": COMMITS["main"]}
+
+
+def test_nothing_is_pinned_for_a_directory_or_the_bundled_model(tmp_path):
+    assert pin_revision(tmp_path, revision="main") == {"revision": "main"}
+    assert pin_revision("bundled") == {}
+
+
+def test_no_file_is_asked_for_twice_and_known_absence_is_remembered(server, cache):
+    load_model("lab/sharded", cache_dir=cache)
+    server.requests.clear()
+    load_model("lab/sharded", cache_dir=cache)
+    assert {method for method, _, _ in server.requests} == {"HEAD"}
+    assert all(path.endswith("/config.json") for _, path, _ in server.requests)
+
+
+def lose(server, monkeypatch):
+    """Take the server away; return the list of what the client waits for before it tries again."""
+    waits = []
+    monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=waits.append, time=time.time))
+    server.shutdown()
+    server.server_close()
+    return waits
+
+
+@pytest.mark.parametrize("repo", ["lab/tiny", "lab/sharded"])
+def test_a_lost_connection_is_waited_for_once_in_a_load(server, cache, models, repo, monkeypatch):
+    load_model(repo, cache_dir=cache)
+    shutil.rmtree(
+        cache / f"models--{repo.replace('/', '--')}" / ".no_exist", ignore_errors=True
+    )  # as another tool would
+    waits = lose(server, monkeypatch)
+    with pytest.raises(CheckpointNotFoundError, match="could not be reached"):
+        resolve_file("lab/none", "config.json", cache_dir=cache)
+    once, waits[:] = list(waits), []
+    assert once
+    assert same(load_model(repo, cache_dir=cache), models["main"])
+    assert waits == once
+    where = pin_revision(repo, cache_dir=cache)
+    assert (where["local_files_only"], where["revision"]) == (True, COMMITS["main"])
+
+
+def test_a_lost_connection_and_nothing_cached_is_waited_for_once_too(server, cache, monkeypatch):
+    waits = lose(server, monkeypatch)
+    with pytest.raises(CheckpointNotFoundError, match=r"the Hub at .* could not be reached \(ConnectionError: "):
+        load_model("lab/tiny", cache_dir=cache)
+    assert sum(waits) < 30
+
+
+def test_a_wrong_proxy_is_not_hidden_by_the_cache(server, cache, monkeypatch):
+    load_model("lab/tiny", cache_dir=cache)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "")
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(CheckpointNotFoundError, match=r"could not be fetched from the Hub .*ProxyError"):
+        load_model("lab/tiny", cache_dir=cache)
+
+
+def test_a_download_can_be_forced(server, cache, models, monkeypatch):
+    load_model("lab/tiny", cache_dir=cache)
+    server.requests.clear()
+    assert same(load_model("lab/tiny", cache_dir=cache, force_download=True), models["main"])
+    assert any(path.startswith("/lfs/") and method == "GET" for method, path, _ in server.requests)
+    with pytest.raises(InputError, match=r"force_download=True asks for config\.json of lab/tiny"):
+        resolve_file("lab/tiny", "config.json", cache_dir=cache, force_download=True, local_files_only=True)
+    lose(server, monkeypatch)
+    with pytest.raises(CheckpointNotFoundError, match="could not be reached"):
+        load_model("lab/tiny", cache_dir=cache, force_download=True)
 
 
 def test_a_cut_download_goes_on_where_it_stopped(server, cache, models, monkeypatch):
@@ -215,6 +313,18 @@ def test_a_directory_wins_over_a_hub_id(tmp_path, monkeypatch):
     (folder / "config.json").write_text("{}")
     assert is_local("lab/tiny")
     assert Path(str(resolve_file("lab/tiny", "config.json"))).samefile(folder / "config.json")
+
+
+def test_a_directory_called_bundled_wins_over_the_bundled_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert not is_local("bundled")
+    shipped = resolve_file("bundled", "config.json")
+    (tmp_path / "bundled").mkdir()
+    (tmp_path / "bundled" / "config.json").write_text("{}")
+    assert is_local("bundled")
+    found = resolve_file("bundled", "config.json")
+    assert found.read_text() == "{}"
+    assert shipped == bundled_model_path() / "config.json"
 
 
 def test_a_directory_without_the_file_says_what_it_holds(tmp_path):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tests.checkpoints.version_5 import version_5
 from tests.model.tiny import TINY, peer_name
-from vivit_lab.checkpoints.huggingface import foreign_name, match_tensors, own_name
+from vivit_lab.checkpoints.huggingface import both_names, foreign_name, match_tensors, own_name
 from vivit_lab.errors import KeyMismatchError
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.config import VivitConfig
@@ -84,10 +84,13 @@ def test_all_that_differs_is_listed():
     with pytest.raises(KeyMismatchError) as caught:
         match(have, wanted)
     text = str(caught.value)
-    assert "missing (2): encoder.layer.2.output.dense.bias, layernorm.weight" in text
-    assert "unexpected (2): vivit.extra, vivit.encoder.layer.9.output.dense.bias" in text
-    assert "other shape (2): embed.cls_token (checkpoint (1, 48), model (1, 1, 48))" in text
-    assert "embed.position (checkpoint (1, 99, 48), model (1, 9, 48))" in text
+    assert (
+        "missing (2): encoder.layer.2.output.dense.bias [blocks.2.mlp.fc2.bias], layernorm.weight [ln_final.weight]"
+        in text
+    )
+    assert "unexpected (2): vivit.extra, vivit.encoder.layer.9.output.dense.bias [blocks.9.mlp.fc2.bias]" in text
+    assert "other shape (2): embeddings.cls_token [embed.cls_token] (checkpoint (1, 48), model (1, 1, 48))" in text
+    assert "embeddings.position_embeddings [embed.position] (checkpoint (1, 99, 48), model (1, 9, 48))" in text
     assert "interpolate_pos_encoding=True" in text
 
 
@@ -113,7 +116,7 @@ def test_a_head_of_another_size_is_refused_or_drawn_anew():
 def test_a_body_of_another_size_is_always_refused():
     have = found(shapes())
     have["vivit.layernorm.bias"] = (7,)
-    with pytest.raises(KeyMismatchError, match=r"other shape \(1\): ln_final.bias"):
+    with pytest.raises(KeyMismatchError, match=r"other shape \(1\): layernorm\.bias \[ln_final\.bias\] \(checkpoint"):
         match(have, shapes(), ignore_mismatched_sizes=True)
 
 
@@ -121,3 +124,13 @@ def test_a_tensor_under_two_names_is_refused():
     have = found(shapes()) | {"layernorm.weight": (48,)}
     with pytest.raises(KeyMismatchError, match=r"there twice \(1\): vivit\.layernorm\.weight and layernorm\.weight"):
         match(have, shapes())
+
+
+def test_a_message_names_a_tensor_as_the_file_does_and_then_as_we_do():
+    wanted = shapes()
+    for own in wanted:
+        foreign = peer_name(own, classifier=False)
+        assert both_names(own) == (foreign if foreign == own else f"{foreign} [{own}]")
+    assert both_names("classifier.weight") == "classifier.weight"
+    with pytest.raises(KeyMismatchError, match=r"unexpected \(1\): blocks\.9\.ln1\.bias$"):
+        match(found(wanted) | {"blocks.9.ln1.bias": (48,)}, wanted)

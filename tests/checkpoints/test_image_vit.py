@@ -79,7 +79,7 @@ def test_unknown_and_missing_tensors_are_listed():
         read_image_vit(state)
     text = str(caught.value)
     assert "Unknown tensors (2): embeddings.distillation_token, encoder.layer.0.gate.weight" in text
-    assert "(2): blocks.1.mlp.fc2.bias, ln_final.weight" in text
+    assert "(2): encoder.layer.1.output.dense.bias [blocks.1.mlp.fc2.bias], layernorm.weight [ln_final.weight]" in text
 
 
 def test_other_kinds_of_model_say_what_they_are(tmp_path):

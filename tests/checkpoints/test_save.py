@@ -95,6 +95,41 @@ def test_a_failure_leaves_the_older_checkpoint_as_it_was(tmp_path, monkeypatch):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize("after", range(9))
+@pytest.mark.parametrize(("first", "second"), [("5GB", 20), (20, "5GB"), (20, 20)])
+def test_an_error_while_the_files_take_their_names_is_undone(tmp_path, monkeypatch, first, second, after):
+    (tmp_path / "notes.txt").write_text("mine")
+    old = {"a": torch.zeros(5), "b": torch.zeros(5)}
+    write_checkpoint(tmp_path, old, {"old": True}, max_shard_size=first)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    real, calls = os.replace, []
+
+    def fail_once(*args):
+        calls.append(args)
+        if len(calls) == after + 1:
+            raise OSError("no permission")
+        # at every moment it is the old checkpoint, or has no settings and so does not load, or is the new one
+        real(*args)
+        if (tmp_path / "config.json").is_file():
+            settings = json.loads((tmp_path / "config.json").read_text())
+            assert {bool(value.any()) for value in contents(tmp_path).values()} == {settings == {"new": True}}
+
+    monkeypatch.setattr(os, "replace", fail_once)
+    new = {"a": torch.ones(5), "b": torch.ones(5)}
+    try:
+        write_checkpoint(tmp_path, new, {"new": True}, max_shard_size=second)
+        failed = False
+    except OSError:
+        failed = True
+    assert failed == (len(calls) > after)
+    if failed:
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    else:
+        assert all(torch.equal(value, new[name]) for name, value in contents(tmp_path).items())
+        assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert len(calls) > min(after, 3), "fewer renames than there are files"
+
+
 def test_weights_may_be_read_by_whom_the_settings_may(tmp_path):
     mask = os.umask(0o027)
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vivit_lab.checkpoints.bundled import bundled_clip_path
-from vivit_lab.explain import DEMO_METHOD, load_pair, robust_limits
+from vivit_lab.explain import DEMO_METHOD, load_pair
 from vivit_lab.hooks.recorder import record_attention
 from vivit_lab.render.sheet import contact_sheet
 from vivit_lab.video.read import read_clip
@@ -24,7 +24,7 @@ def main() -> None:
     clip = read_clip(bundled_clip_path(), model.config.num_frames, 2, processor=processor)
     heat = DEMO_METHOD(record_attention(model, clip))
     PICTURE.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(clip, heat, columns=4, limits=robust_limits(heat, 99)).save(PICTURE, quality=88)
+    contact_sheet(clip, heat, columns=4, percentile=99).save(PICTURE, quality=88)
 
 
 if __name__ == "__main__":

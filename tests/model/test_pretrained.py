@@ -14,6 +14,8 @@ from tests.model.tiny import TINY, clips, pair
 from vivit_lab.checkpoints.files import TensorEntry, TensorSource
 from vivit_lab.checkpoints.labels import kinetics400_labels
 from vivit_lab.errors import BackendError, CheckpointError, CheckpointWarning, ConfigError, InputError, KeyMismatchError
+from vivit_lab.model import load
+from vivit_lab.model.auto import load_model
 from vivit_lab.model.build import build_model
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.config import VivitConfig
@@ -242,7 +244,7 @@ def test_another_size_of_model_lists_what_differs(tiny):
     text = str(caught.value)
     assert f"{folder} does not fit this VivitForVideoClassification" in text
     assert "missing (16): encoder.layer.3.layernorm_before.weight" in text
-    assert "embed.position (checkpoint (1, 9, 48), model (1, 33, 48))" in text
+    assert "embeddings.position_embeddings [embed.position] (checkpoint (1, 9, 48), model (1, 33, 48))" in text
     with pytest.raises(KeyMismatchError, match=r"unexpected \(16\): vivit\.encoder\.layer\.2\."):
         VivitForVideoClassification.from_pretrained(folder, num_hidden_layers=2)
 
@@ -329,3 +331,96 @@ def test_the_progress_bar_is_shown_on_request(tiny, capsys, progress, shown):
     _, folder = tiny
     VivitForVideoClassification.from_pretrained(folder, progress=progress)
     assert ("Loading weights" in capsys.readouterr().err) == shown
+
+
+@pytest.mark.parametrize("option", ["low_cpu_mem_usage", "trust_remote_code", "force_download"])
+def test_loader_arguments_that_change_nothing_are_taken(tiny, option):
+    model, folder = tiny
+    assert same_weights(VivitForVideoClassification.from_pretrained(folder, **{option: True}), model)
+
+
+NOTHING = {"subfolder": "", "variant": None, "output_loading_info": False, "proxies": None, "use_safetensors": None}
+
+
+def test_loader_arguments_that_ask_for_nothing_are_taken(tiny):
+    model, folder = tiny
+    assert same_weights(load_model(folder, **NOTHING), model)
+
+
+@pytest.mark.parametrize("option", [*(set(NOTHING) - {"use_safetensors"}), "use_auth_token", "load_in_8bit", "from_tf"])
+def test_loader_arguments_that_are_not_supported_are_answered_by_name(tiny, option):
+    _, folder = tiny
+    with pytest.raises(InputError, match=rf"^{option} is not supported: .* \(got {option}='x'\)"):
+        VivitForVideoClassification.from_pretrained(folder, **{option: "x"})
+
+
+def test_safetensors_can_be_insisted_on_or_left_aside(tiny):
+    model, folder = tiny
+    other = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
+    torch.save(other, folder / "pytorch_model.bin")
+    from_pretrained = VivitForVideoClassification.from_pretrained
+    assert same_weights(from_pretrained(folder, use_safetensors=True), model)
+    assert not any(value.any() for value in from_pretrained(folder, use_safetensors=False).parameters())
+
+
+def test_a_configuration_may_come_in_the_forms_transformers_knows(tiny):
+    model, folder = tiny
+    peer = transformers.VivitConfig.from_pretrained(folder)
+    peer.layer_norm_eps = 0.25
+    settings = peer.to_dict()
+    path = folder.parent / "other.json"
+    path.write_text(json.dumps(settings))
+    peer.save_pretrained(folder.parent / "other")
+    (folder / "config.json").unlink()  # it is not looked at
+    for given in (peer, settings, path, str(path), folder.parent / "other"):
+        loaded = VivitForVideoClassification.from_pretrained(folder, config=given)
+        assert loaded.config.layer_norm_eps == 0.25
+        assert same_weights(loaded, model)
+    for wrong in (3, [settings], transformers.VivitConfig):
+        with pytest.raises(InputError, match="config must be a VivitConfig, a transformers configuration, a dict"):
+            VivitForVideoClassification.from_pretrained(folder, config=wrong)
+    with pytest.raises(ConfigError, match="wanted a ViViT's config"):
+        VivitForVideoClassification.from_pretrained(folder, config=transformers.ViTConfig())
+
+
+@pytest.mark.parametrize("classifier", KINDS)
+def test_parameters_are_counted_as_transformers_counts_them(classifier):
+    model, peer = pair(classifier)
+    assert model.num_parameters() == peer.num_parameters()
+    model.ln_final.requires_grad_(False)
+    peer.get_submodule("vivit.layernorm" if classifier else "layernorm").requires_grad_(False)
+    assert model.num_parameters(only_trainable=True) == peer.num_parameters(only_trainable=True)
+    assert model.num_parameters() - model.num_parameters(only_trainable=True) == 2 * 48
+
+
+def test_saving_takes_the_arguments_of_transformers(tmp_path):
+    model, _ = pair()
+    model.save_pretrained(tmp_path / "a", safe_serialization=True, push_to_hub=False)
+    assert same_weights(load_model(tmp_path / "a"), model)
+    with pytest.raises(InputError, match="safe_serialization=False would write a pickle"):
+        model.save_pretrained(tmp_path / "b", safe_serialization=False)
+    with pytest.raises(
+        InputError, match=r"push_to_hub=True is not supported.*huggingface_hub\.HfApi\(\)\.upload_folder"
+    ):
+        model.save_pretrained(tmp_path / "b", push_to_hub=True)
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_model_known_by_name_alone_opens_its_weights_once(tiny, monkeypatch):
+    model, folder = tiny
+    opened = []
+    real = load.open_checkpoint
+    monkeypatch.setattr(load, "open_checkpoint", lambda *args, **options: opened.append(args) or real(*args, **options))
+    assert same_weights(load_model(folder), model)
+    assert opened == [(folder,)]
+    with pytest.warns(CheckpointWarning, match="another shape") as caught:
+        load_model(folder, num_labels=3, ignore_mismatched_sizes=True)
+    assert caught[0].filename == __file__
+
+
+def test_a_bare_model_known_by_name_alone_has_the_pooler_of_its_checkpoint(tmp_path):
+    for pooler in (True, False):
+        VivitModel(VivitConfig(**TINY), add_pooling_layer=pooler).save_pretrained(tmp_path)
+        loaded = load_model(tmp_path)
+        assert isinstance(loaded, VivitModel)
+        assert (loaded.pooler is not None) == pooler

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from tests.render.scenes import GRID, make_clip, make_map
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.grid import TokenGrid
+from vivit_lab.render import legend
 from vivit_lab.render.legend import Legend, describe, make_legend
 from vivit_lab.render.overlay import to_frames
 from vivit_lab.render.scale import heat_scale
@@ -136,6 +137,56 @@ def test_printed_numbers_are_the_limits_and_say_what_lies_beyond() -> None:
     assert heat_scale(map, normalize="frame").labels(1) == ("0.6809", "1.319")
     signed = make_map(relevance=relevance - 1.5, signed=True)
     assert heat_scale(signed).labels(0) == ("-1.5", "0", "1.5")
+
+
+@pytest.mark.parametrize(
+    ("percentile", "name"),
+    [
+        (99, "99th"),
+        (99.0, "99th"),
+        (99.5, "99.5th"),
+        (91, "91st"),
+        (92, "92nd"),
+        (93, "93rd"),
+        (11, "11th"),
+        (12, "12th"),
+    ],
+)
+def test_a_scale_to_a_percentile_says_so(percentile: float, name: str) -> None:
+    scale = heat_scale(make_map(), percentile=percentile)
+    assert scale.kind == f"one scale for the clip, to its {name} percentile"
+
+
+def test_ends_of_a_scale_to_a_percentile() -> None:
+    values = torch.arange(48.0).reshape(GRID.shape)
+    assert heat_scale(make_map(relevance=values), percentile=50).labels(0) == ("0", ">= 23.5")
+    assert heat_scale(make_map(relevance=values), percentile=100).labels(0) == ("0", "47")
+    signed = make_map(relevance=-values, signed=True)
+    assert heat_scale(signed, percentile=50).labels(0) == ("<= -23.5", "0", "23.5")
+
+
+def test_a_percentile_of_zero_makes_way_for_the_largest() -> None:
+    relevance = torch.zeros(GRID.shape)
+    relevance[1, 2, 3] = 3
+    scale = heat_scale(make_map(relevance=relevance), percentile=90)
+    assert (scale.kind, scale.labels(0)) == ("one scale for the clip", ("0", "3"))
+    nothing = heat_scale(make_map(relevance=torch.zeros(GRID.shape)), percentile=90)
+    assert (nothing.kind, nothing.labels(0)) == ("one scale for the clip", ("0", "1"))
+
+
+def test_relevance_on_padding_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    padded, drawn = Geometry.identity(16, 32).pad(0, 0, 16, 0), []
+    real = legend.draw_lines
+    monkeypatch.setattr(
+        legend, "draw_lines", lambda image, lines, *rest: drawn.extend(lines) or real(image, lines, *rest)
+    )
+    even = torch.ones(GRID.shape)
+    legend_of(make_clip(padded), make_map(relevance=even))
+    assert "50.0 % of the relevance lies outside the frame" in drawn
+    drawn.clear()
+    legend_of(make_clip(SQUARE), make_map(relevance=even))
+    assert drawn
+    assert not any("outside" in line for line in drawn)
 
 
 def test_numbers_move_only_with_a_scale_per_frame() -> None:

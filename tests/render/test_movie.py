@@ -54,6 +54,16 @@ def test_movie_is_the_drawn_frames_at_their_times(tmp_path: Path, layout: str) -
     assert difference.mean() < 4  # colours are kept at half resolution
 
 
+def test_movie_to_a_percentile(tmp_path: Path) -> None:
+    clip, map = smooth_clip(), make_map()
+    path = render_movie(clip, map, tmp_path / "out.mp4", percentile=50, crf=1)
+    expected = to_frames(clip, map, percentile=50, colorbar=True, strip=True)
+    frames = decode(path)[0][:, : expected.shape[1]].astype(int)
+    assert np.abs(frames - expected).mean() < 4
+    other = to_frames(clip, map, colorbar=True, strip=True)
+    assert np.abs(frames - expected).mean() < 0.5 * np.abs(frames - other).mean()
+
+
 def test_source_size_without_a_legend(tmp_path: Path) -> None:
     clip = smooth_clip()
     path = render_movie(clip, one_hot((1, 2, 1)), tmp_path / "out.mp4", colorbar=False, strip=False, crf=1)

@@ -1,5 +1,6 @@
 """Heat lies on exactly its frames and pixels."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from vivit_lab.colormap import get_colormap
 from vivit_lab.errors import GridError, InputError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.render.overlay import heat_on_source, to_frames
+from vivit_lab.render.place import outside_text, share_outside
 from vivit_lab.video.clip import Clip
 from vivit_lab.video.geometry import Geometry
 
@@ -161,6 +163,17 @@ def test_limits_make_clips_comparable() -> None:
     assert shared[0].mean() > shared[1].mean() + 10
 
 
+@pytest.mark.parametrize("signed", [False, True])
+def test_percentile_is_the_limits_that_end_there(signed: bool) -> None:
+    clip = make_clip(FIRST)
+    relevance = torch.rand(GRID.shape) - (0.7 if signed else 0)
+    map = make_map(relevance=relevance, signed=signed)
+    end = float(np.percentile(np.abs(relevance.double().numpy()), 90))
+    frames = to_frames(clip, map, percentile=90)
+    np.testing.assert_array_equal(frames, to_frames(clip, map, limits=(-end if signed else 0, end)))
+    assert (frames != to_frames(clip, map)).any()
+
+
 def test_signed_relevance_is_centred_at_zero() -> None:
     clip = make_clip(FIRST)
     relevance = torch.zeros(GRID.shape)
@@ -217,6 +230,13 @@ def test_the_clip_is_not_changed() -> None:
         ({"limits": (0, float("inf"))}, "two finite numbers"),
         ({"limits": (0, 1, 2)}, "two finite numbers"),
         ({"limits": (0, 1), "normalize": "frame"}, "give only one"),
+        ({"percentile": 0}, r"percentile must be a number in \(0, 100\], got 0"),
+        ({"percentile": 100.1}, r"percentile must be a number in \(0, 100\], got 100.1"),
+        ({"percentile": float("nan")}, r"percentile must be a number in \(0, 100\], got nan"),
+        ({"percentile": True}, r"percentile must be a number in \(0, 100\], got True"),
+        ({"percentile": "99"}, r"percentile must be a number in \(0, 100\], got '99'"),
+        ({"percentile": 99, "limits": (0, 1)}, "percentile=99 and limits both say where the colour scale ends"),
+        ({"percentile": 99, "normalize": "frame"}, "percentile=99 and normalize='frame' both say where"),
     ],
 )
 def test_wrong_arguments(arguments: dict, message: str) -> None:
@@ -246,6 +266,47 @@ def test_a_map_of_something_else_is_refused(draw: Callable) -> None:
     with pytest.raises(InputError, match=r"frames \[0, 1, … 5\] \(6\), the clip holds \[0, 3, … 15\] \(6\)"):
         draw(clip, make_map(frame_indices=[[0, 1, 2, 3, 4, 5]]))
     draw(clip, make_map(frame_indices=[clip.indices.tolist()]))
+
+
+@pytest.mark.parametrize("draw", [heat_on_source, to_frames])
+def test_a_map_of_other_pixels_is_refused(draw: Callable) -> None:
+    """Same size, same frames: only the map's own word tells the two apart."""
+    clip = make_clip(CROPPED)
+    source = {"path": clip.path, "geometry": CROPPED.to_dict()}
+    draw(clip, make_map(sources=[source]))
+    draw(clip, make_map(sources=json.loads(json.dumps([source]))))
+    elsewhere = Geometry.identity(45, 80).resize(36, 64).crop(2, 15, 32, 32).to_dict()
+    with pytest.raises(InputError, match=r"cut from their frames by .*-15.*, the clip's by .*-16.*: give the clip"):
+        draw(clip, make_map(sources=[{**source, "geometry": elsewhere}]))
+    with pytest.raises(
+        InputError, match=r"of the file cat.mp4, the clip is of .*dog.mp4: give the clip .*replace\(clip"
+    ):
+        draw(clip, make_map(sources=[{**source, "path": "cat.mp4"}]))
+    with pytest.raises(InputError, match=r"of the file None, the clip is of .*dog.mp4"):
+        draw(clip, make_map(sources=[{**source, "path": None}]))
+
+
+@EVERY_GEOMETRY
+def test_share_outside_is_counted_on_the_models_pixels(geometry: Geometry) -> None:
+    map = make_map(relevance=torch.rand(GRID.shape) - 0.5, signed=True)
+    # each model pixel cut into 16×16 points
+    points = (np.arange(32 * 16) + 0.5) / 16
+    height, width = geometry.source_size
+    top, left, bottom, right = geometry.to_model((0.0, 0.0, float(height), float(width)))
+    outside = ~(((points >= top) & (points < bottom))[:, None] & ((points >= left) & (points < right))[None])
+    sizes = map.relevance[0].abs().double().sum(dim=0).numpy().repeat(128, axis=0).repeat(128, axis=1)
+    assert share_outside(geometry, map) == pytest.approx(sizes[outside].sum() / sizes.sum(), abs=2e-3)
+
+
+def test_share_outside_and_when_it_is_worth_saying() -> None:
+    geometry = Geometry.identity(16, 32).pad(0, 0, 16, 0)
+    share = lambda size: torch.tensor([1 - size, 0, 0, size])[None, :, None].expand(3, 4, 4)  # noqa: E731
+    for size, text in ((0.0, ""), (0.0004, ""), (0.0006, "0.1 % of"), (0.25, "25.0 % of the relevance lies outside")):
+        map = make_map(relevance=share(size))
+        assert share_outside(geometry, map) == pytest.approx(size, abs=1e-6)
+        assert outside_text(geometry, map).startswith(text)
+        assert bool(outside_text(geometry, map)) is bool(text)
+    assert share_outside(geometry, make_map(relevance=torch.zeros(GRID.shape))) == 0
 
 
 def test_short_lists_of_frames_are_named_in_full() -> None:

@@ -1,6 +1,7 @@
 """A contact sheet has a tile for each tubelet row, and says what it shows."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from tests.render.scenes import GEOMETRIES, GRID, make_clip, make_map
 from vivit_lab.errors import InputError
 from vivit_lab.grid import TokenGrid
+from vivit_lab.render import sheet
 from vivit_lab.render.overlay import to_frames
 from vivit_lab.render.sheet import contact_sheet
 from vivit_lab.video.geometry import Geometry
@@ -121,6 +123,52 @@ def test_the_scale_is_drawn() -> None:
     headers = [np.asarray(sheet)[:150] for sheet in sheets]
     for index, header in enumerate(headers):
         assert all(not np.array_equal(header, other) for other in headers[index + 1 :])
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Every block of lines of text that is drawn on a sheet, in order."""
+    blocks: list[list[str]] = []
+    real = sheet.draw_lines
+    monkeypatch.setattr(
+        sheet, "draw_lines", lambda image, lines, *rest: blocks.append(lines) or real(image, lines, *rest)
+    )
+    return blocks
+
+
+def test_each_tile_says_its_own_time_frames_and_share(drawn: list[list[str]]) -> None:
+    clip = make_clip(SQUARE, seconds=[1.0, 1.5, 1.6, 1.7, 2.7, 2.8])
+    relevance = torch.ones(GRID.shape) * torch.tensor([1.0, 2.0, 5.0])[:, None, None]
+    contact_sheet(clip, make_map(relevance=relevance))
+    assert drawn[-3:] == [
+        ["1.000 s - 1.600 s", "frames 0, 3", "12.5 % of the relevance"],
+        ["1.600 s - 2.700 s", "frames 6, 9", "25 % of the relevance"],
+        ["2.700 s - 2.840 s", "frames 12, 15", "62.5 % of the relevance"],
+    ]
+    # of more rows than tiles, each tile has the caption of its own row
+    drawn.clear()
+    contact_sheet(clip, make_map(relevance=relevance), max_frames=2)
+    assert [block[0] for block in drawn[-2:]] == ["1.000 s - 1.600 s", "2.700 s - 2.840 s"]
+
+
+def test_the_header_says_where_the_scale_ends_and_what_is_outside(drawn: list[list[str]], tmp_path: Path) -> None:
+    padded, map = Geometry.identity(16, 32).pad(0, 0, 16, 0), make_map(relevance=torch.ones(GRID.shape))
+    contact_sheet(make_clip(padded), map, tmp_path / "sheet.png", percentile=99)
+    lines = [line for block in drawn[:3] for line in block]
+    assert "50.0 % of the relevance lies outside the frame" in lines
+    assert "one scale for the clip, to its 99th percentile: sums to 1" in lines
+    contents = json.loads(_text(tmp_path / "sheet.png")["vivit_lab"])
+    assert (contents["percentile"], contents["outside"]) == (99, 0.5)
+
+
+def test_of_the_maps_file_the_png_has_the_name_only(tmp_path: Path) -> None:
+    clip = make_clip(SQUARE)
+    for path, name in ((clip.path, "dog.mp4"), (None, None)):
+        map = make_map(sources=[{"path": path, "geometry": SQUARE.to_dict()}])
+        contact_sheet(replace(clip, path=path), map, tmp_path / "sheet.png")
+        text = _text(tmp_path / "sheet.png")
+        assert "private" not in "".join(text.values())
+        assert json.loads(text["vivit_lab"])["map"]["sources"] == [{"path": name, "geometry": SQUARE.to_dict()}]
 
 
 @pytest.mark.parametrize("frames_per_row", [1, 3])

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from transformers import VivitImageProcessor as PeerProcessor
 
-from vivit_lab.errors import DoubleNormalizationWarning, VivitLabWarning
 from vivit_lab.video import preprocess
 from vivit_lab.video.preprocess import VivitImageProcessor
 
@@ -33,4 +32,9 @@ def assert_equal_to_peer(frames: Any, options: dict[str, Any] | None = None, **c
 
 def silence_announcements(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the process have heard the warnings that are said once, so that no test depends on another's order."""
-    monkeypatch.setattr(preprocess, "_announced", {DoubleNormalizationWarning, VivitLabWarning})
+    monkeypatch.setattr(preprocess, "_announced", _Everything())
+
+
+class _Everything(set):
+    def __contains__(self, key: object) -> bool:
+        return True

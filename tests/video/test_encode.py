@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.video.make_video import irregular, picture, read_number
-from vivit_lab.errors import BackendError, InputError
+from vivit_lab.errors import BackendError, InputError, VideoNotFoundError
 from vivit_lab.video.encode import TIME_BASE, MovieWriter
 from vivit_lab.video.probe import probe
 from vivit_lab.video.read import read_clip
@@ -188,6 +188,7 @@ def test_wrong_frames(tmp_path, frame):
             r"cannot tell the container of 'movie.avi': wanted a name that ends in .mp4",
         ),
         ({"path": "nowhere/movie.mp4"}, FileNotFoundError, "there is no directory"),
+        ({"path": "nowhere/movie.mp4"}, VideoNotFoundError, r"cannot write .*movie.mp4: there is no directory"),
         ({"height": 0}, InputError, "wanted a positive frame size, got 0×16"),
         ({"end": float("inf")}, InputError, "end must be a finite time in seconds, got inf"),
         ({"crf": 52}, InputError, "crf must lie in 0 … 51, got 52"),

@@ -10,10 +10,12 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from transformers import BatchFeature as PeerBatchFeature
 
 from tests.video.preprocess_peer import PeerProcessor, assert_equal_to_peer, frames_of, silence_announcements
 from vivit_lab.errors import ConfigError, DoubleNormalizationWarning, InputError, VivitLabWarning
 from vivit_lab.video import preprocess
+from vivit_lab.video.clip import Clip
 from vivit_lab.video.preprocess import BatchFeature, VivitImageProcessor
 from vivit_lab.video.preprocess_exact import ExactPath, _part_is_exact, aligned_span, to_levels
 from vivit_lab.video.preprocess_options import ProcessorOptions
@@ -123,7 +125,7 @@ def test_channel_orders(data_format: str, explicit: bool, first: bool, channels:
     statistics = {"image_mean": 0.5, "image_std": 0.5}
     options = {"size": 20, "crop_size": 25, **statistics}
     got = assert_equal_to_peer(frames, options, data_format=data_format, **call)
-    assert got.shape == (1, 2, channels, 25, 25) if data_format == "channels_first" else (1, 2, 25, 25, channels)
+    assert got.shape == ((1, 2, channels, 25, 25) if data_format == "channels_first" else (1, 2, 25, 25, channels))
     assert_equal_to_peer(frames.astype(np.float32), {"do_resize": False, **options}, data_format=data_format, **call)
 
 
@@ -272,13 +274,41 @@ def test_result_never_shares_memory_with_the_frames() -> None:
 
 def test_batch_feature_is_a_mapping_with_attributes() -> None:
     features = BatchFeature(pixel_values=torch.zeros(2), names=["a"])
-    moved = features.to(torch.float64)
-    assert moved.pixel_values.dtype == torch.float64
-    assert moved.names == ["a"]
-    assert features.pixel_values.dtype == torch.float32
+    assert features.names == ["a"]
     assert {**features}.keys() == {"pixel_values", "names"}
     with pytest.raises(AttributeError, match="no entry 'logits', only"):
         _ = features.logits
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        ((torch.float64,), {}),
+        (("cpu",), {"dtype": torch.bfloat16}),
+        ((torch.device("cpu"), torch.float16), {"non_blocking": True}),
+        ((), {"device": "meta"}),
+        (("meta", torch.float64), {}),
+    ],
+    ids=str,
+)
+def test_batch_feature_moves_as_that_of_the_peer(arguments: tuple, options: dict[str, Any]) -> None:
+    def content() -> dict[str, Any]:
+        return {"pixel_values": torch.zeros(2), "levels": torch.zeros(2, dtype=torch.uint8), "names": ["a"]}
+
+    peer, features = PeerBatchFeature(content()), BatchFeature(content())
+    assert peer.to(*arguments, **options) is peer
+    assert features.to(*arguments, **options) is features
+    for name in ("pixel_values", "levels"):
+        assert (features[name].dtype, features[name].device) == (peer[name].dtype, peer[name].device)
+    assert features.levels.dtype == torch.uint8
+    assert features.names == ["a"]
+
+
+def test_processors_are_hashable() -> None:
+    assert len({VivitImageProcessor(), VivitImageProcessor(), VivitImageProcessor(size=112)}) == 2
+    assert hash(VivitImageProcessor(image_mean=[0.5] * 3)) == hash(VivitImageProcessor())
+    assert hash(VivitImageProcessor()) != hash(VivitImageProcessor(do_normalize=False))
+    assert len({ProcessorOptions(size=(1, 2)), ProcessorOptions(size=[1, 2])}) == 1
 
 
 def test_options_of_one_call_leave_the_processor_as_it_was() -> None:
@@ -295,9 +325,31 @@ def test_double_normalization_is_announced_once(monkeypatch: pytest.MonkeyPatch)
     with pytest.warns(DoubleNormalizationWarning, match=r"\[-3, 1\]; VivitImageProcessor.trained_range\(\)") as told:
         VivitImageProcessor()(frames)
     VivitImageProcessor()(frames)  # a second warning would be an error
-    VivitImageProcessor(image_mean=0.4)(frames)
+    VivitImageProcessor().preprocess(frames)
     assert len(told) == 1
     assert told[0].filename == __file__
+
+
+def test_each_configuration_that_normalizes_twice_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preprocess, "_announced", set())
+    frames = frames_of(30, 41)
+    first, second = VivitImageProcessor(), VivitImageProcessor(image_mean=0.4)
+    clip = Clip.from_frames(frames)
+    for processor, use in ((first, first.preprocess), (second, second.prepare)):
+        with pytest.warns(DoubleNormalizationWarning, match="said once of a configuration") as told:
+            use(clip)
+        assert [warning.filename for warning in told] == [__file__]
+        use(clip)
+        processor(frames)
+    with pytest.warns(DoubleNormalizationWarning, match=r"\[-6, 2\]"):
+        first(frames, image_std=0.25)
+
+
+def test_where_warnings_are_errors_every_use_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preprocess, "_announced", set())
+    for _ in range(2):  # pytest makes warnings errors
+        with pytest.raises(DoubleNormalizationWarning, match="normalises twice"):
+            VivitImageProcessor()(frames_of(30, 41))
 
 
 def test_pixels_that_are_scaled_already_are_announced_once(monkeypatch: pytest.MonkeyPatch) -> None:

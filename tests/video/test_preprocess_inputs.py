@@ -195,9 +195,25 @@ def test_layouts() -> None:
 
 def test_arrays_are_not_copied() -> None:
     batch = np.zeros((2, 3, 4, 5, 3), np.uint8)
-    assert all(np.shares_memory(clip, batch) for clip in read_clips(batch))
+    assert all(np.shares_memory(clip, batch) for clip, _ in read_clips(batch))
     clip = Clip.from_frames(batch[0])
-    assert read_clips(clip)[0] is clip.frames
+    assert read_clips(clip)[0][0] is clip.frames
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_clip_is_channels_last_whatever_its_shape(rows: int, fast: bool) -> None:
+    frames = frames_of(rows, 41)
+    wanted = _pixels(frames, fast=fast, input_data_format="channels_last")
+    assert wanted.shape == (1, 2, 3, 16, 16)
+    clip = Clip.from_frames(frames)
+    first = np.ascontiguousarray(np.moveaxis(frames, -1, 1))
+    for form in (clip, [clip]):
+        np.testing.assert_array_equal(_pixels(form, fast=fast), wanted)
+    # what is said of the layout is about what is no clip
+    both = _pixels([clip, first], fast=fast, input_data_format="channels_first")
+    np.testing.assert_array_equal(both, np.concatenate([wanted, wanted]))
+    np.testing.assert_array_equal(VivitImageProcessor(**SMALL).prepare(clip, fast=fast).pixel_values, wanted)
 
 
 def test_looks_scaled() -> None:

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vivit_lab.checkpoints.hub import resolve_file
+from vivit_lab.checkpoints.hub import pin_revision, resolve_file
 from vivit_lab.errors import BundledDataError, CheckpointNotFoundError, CheckpointWarning
 
 __all__ = [
@@ -81,7 +81,8 @@ def bundled_model_path(
 ) -> Path:
     """Return the directory of the bundled model, a ViViT started from an image model; it knows no motion or classes.
 
-    An installation without it gets the same files from the Hub, said in a warning and checked against the manifest.
+    An installation without it looks for the same files on the Hub, where they are if they have been published. It says
+    so in a warning, and checks what comes against the manifest.
 
     Args:
         cache_dir: where a download is kept.
@@ -156,13 +157,21 @@ def _from_hub(manifest: dict[str, Any], where: dict[str, Any]) -> Path:
     missing = f"the bundled model is not part of this installation ({data_directory() / folder} is absent)"
     if not repo:
         raise BundledDataError(f"{missing}, and the manifest names no Hub id; install the package again")
-    warnings.warn(f"{missing}: taking it from the Hub, {repo}", CheckpointWarning, stacklevel=3)
+    warnings.warn(
+        f"{missing}: looking for it on the Hub, as {repo}, if it has been published there; what comes is verified",
+        CheckpointWarning,
+        stacklevel=3,
+    )
     paths = []
     for name in _files_of(manifest, folder):
         try:
+            where = pin_revision(repo, **where)  # nothing is asked once it is a commit
             path = resolve_file(repo, name.removeprefix(f"{folder}/"), **where)
         except CheckpointNotFoundError as error:
-            raise BundledDataError(f"{missing}, and it could not be taken from the Hub: {error}") from error
+            raise BundledDataError(
+                f"{missing}, and it could not be taken from the Hub, where {repo} is only if it has been "
+                f"published: {error}. Install a wheel or check out a source that has data/, or load another model"
+            ) from error
         assert path is not None, "a required file is found or raises"
         _check(path, name, manifest["files"][name])
         paths.append(path)

@@ -35,6 +35,8 @@ WEIGHT_FILES = (
 )
 """File names under which a checkpoint's tensors are looked for, the preferred ones first."""
 
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # how the stand-in begins that Git keeps for a large file
+
 _SAFETENSORS_DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
@@ -80,12 +82,16 @@ class TensorSource(Mapping[str, TensorEntry]):
         """Wrap tensors that are in memory already.
 
         Raises:
-            InputError: a name is no string or a value is no tensor.
+            InputError: a name is no string, a value is no tensor, or a tensor is not a plain array of real numbers in
+                memory: complex, sparse, or on the meta device.
         """
         entries = {}
         for name, tensor in tensors.items():
             if not isinstance(name, str) or not isinstance(tensor, Tensor):
                 raise InputError(f"wanted a state dict, name → tensor; got {name!r} → {type(tensor).__name__}")
+            trouble = _not_plain(tensor)
+            if trouble:
+                raise InputError(f"{name} is {trouble}; wanted a dense tensor of real numbers, with its values")
             entries[name] = TensorEntry(tuple(tensor.shape), tensor.dtype, lambda tensor=tensor: tensor.detach())
         return cls(entries)
 
@@ -116,19 +122,33 @@ class TensorSource(Mapping[str, TensorEntry]):
         return next((entry.dtype for entry in self._entries.values() if entry.dtype.is_floating_point), None)
 
 
-def open_checkpoint(model: str | os.PathLike[str], **where: Any) -> TensorSource:
+def _not_plain(tensor: Tensor) -> str:
+    """Say what keeps a tensor from being copied into a parameter, or nothing."""
+    if tensor.is_meta:
+        return "on the meta device, which keeps shapes and no values"
+    if tensor.layout != torch.strided:
+        return f"sparse ({tensor.layout})"
+    return f"complex ({tensor.dtype})" if tensor.is_complex() else ""
+
+
+def open_checkpoint(
+    model: str | os.PathLike[str], *, use_safetensors: bool | None = None, **where: Any
+) -> TensorSource:
     """Open the weights of a checkpoint: one file or many, safetensors or a PyTorch file, in a directory or on the Hub.
 
     Args:
         model: a directory, or a Hub id.
-        **where: ``revision``, ``cache_dir``, ``local_files_only`` and ``token`` of ``resolve_file``.
+        use_safetensors: True looks for safetensors alone, False for a PyTorch file alone; None prefers safetensors.
+        **where: ``revision``, ``cache_dir``, ``local_files_only``, ``token`` and ``force_download`` of
+            ``resolve_file``; pin them by ``pin_revision`` where other files of the load have to belong to the weights.
 
     Raises:
         CheckpointNotFoundError: there are no weights, or a shard is missing.
         CheckpointError: a file is damaged, or the index does not describe its shards.
         UnsafeCheckpointError: a file holds more than tensors.
     """
-    path = resolve_first(model, WEIGHT_FILES, **where)
+    names = tuple(name for name in WEIGHT_FILES if use_safetensors in (None, ".safetensors" in name))
+    path = resolve_first(model, names, **where)
     if path.suffix != ".json":
         return open_files([path])
     weight_map = read_json(path).get("weight_map")
@@ -157,13 +177,15 @@ def open_files(paths: list[Path]) -> TensorSource:
         paths: files; a name ending in ``.safetensors`` is read as such, any other as a PyTorch file.
 
     Raises:
-        CheckpointError: a file is damaged or holds no tensors, or two files hold a tensor of the same name.
+        CheckpointError: a file is damaged, a Git LFS pointer, or holds no plain tensors, or two files hold a tensor of
+            the same name.
         UnsafeCheckpointError: a PyTorch file holds more than tensors.
     """
     entries: dict[str, TensorEntry] = {}
     stack = ExitStack()
     try:
         for path in paths:
+            _refuse_pointer(path)
             found = _open_safetensors(path, stack) if path.suffix == ".safetensors" else _open_pickle(path)
             twice = sorted(set(found) & set(entries))
             if twice:
@@ -173,6 +195,15 @@ def open_files(paths: list[Path]) -> TensorSource:
         stack.close()
         raise
     return TensorSource(entries, stack)
+
+
+def _refuse_pointer(path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(len(_LFS_POINTER))
+    if start == _LFS_POINTER:
+        raise CheckpointError(
+            f"{path} is a Git LFS pointer, a few lines that stand for the file: run `git lfs pull` in its repository"
+        )
 
 
 def _open_safetensors(path: Path, stack: ExitStack) -> dict[str, TensorEntry]:
@@ -224,6 +255,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file does not hold one.
     """
+    _refuse_pointer(path)
     try:
         contents = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

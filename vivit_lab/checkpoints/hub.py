@@ -7,22 +7,27 @@ import re
 from pathlib import Path
 from typing import Any
 
-from vivit_lab.errors import CheckpointNotFoundError
+from vivit_lab.errors import CheckpointNotFoundError, InputError
 
-__all__ = ["BUNDLED", "is_local", "resolve_file", "resolve_first"]
+__all__ = ["BUNDLED", "is_local", "pin_revision", "resolve_file", "resolve_first"]
 
 BUNDLED = "bundled"
-"""What stands for the model that ships with the package, wherever a directory or Hub id is taken."""
+"""What stands for the model that ships with the package, wherever a directory or Hub id is taken.
+
+A directory of that name in the working directory wins, as it does over a Hub id; ``bundled_model_path()`` is the
+shipped model in any case.
+"""
 
 # owner/name or name, as the Hub allows them
 _REPO_ID = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}(?:/[A-Za-z0-9_][\w.-]{0,95})?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _FILE_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".json", ".ckpt")
 
 
 def is_local(model: str | os.PathLike[str]) -> bool:
     """Whether ``model`` names a directory on this machine rather than a Hub id; nothing is fetched.
 
-    A directory that exists always wins over a Hub id of the same spelling, as in transformers.
+    A directory that exists always wins over a Hub id of the same spelling, as in transformers, and over ``"bundled"``.
 
     Args:
         model: a directory, or a Hub id such as ``"google/vivit-b-16x2-kinetics400"``.
@@ -66,17 +71,19 @@ def resolve_file(
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
     token: str | bool | None = None,
+    force_download: bool = False,
     required: bool = True,
 ) -> Path | None:
     """Return the path of one file of a checkpoint, downloading it where it is on the Hub and not in the cache.
 
     Args:
-        model: a directory, a Hub id, or ``"bundled"``.
+        model: a directory, a Hub id, or ``"bundled"`` (where there is no directory of that name).
         filename: name of the file in the directory or repository.
         revision: branch, tag or commit on the Hub; ``"main"`` where None. A directory has none.
         cache_dir: where downloads are kept; ``HF_HOME`` and the Hub client's own default where None.
         local_files_only: only look into the cache, never at the network. ``HF_HUB_OFFLINE=1`` does the same.
         token: access token for gated and private repositories; True for the one stored by ``hf auth login``.
+        force_download: fetch the file again although it is in the cache; a directory has nothing to fetch.
         required: whether a checkpoint without this file is an error.
 
     Returns:
@@ -85,8 +92,9 @@ def resolve_file(
     Raises:
         CheckpointNotFoundError: no such directory, repository, revision or file, no access to it, or no connection
             and nothing cached; the message says which, and what to do.
+        InputError: a file is to be fetched again, but only the cache may be used.
     """
-    if model == BUNDLED:
+    if _is_bundled(model):
         from vivit_lab.checkpoints.bundled import bundled_model_path  # it may itself look on the Hub, through here
 
         model = bundled_model_path(cache_dir=cache_dir, local_files_only=local_files_only, token=token)
@@ -99,7 +107,77 @@ def resolve_file(
         present = ", ".join(sorted(entry.name for entry in path.parent.iterdir())[:20]) if path.parent.is_dir() else ""
         raise CheckpointNotFoundError(f"there is no {filename} in {path.parent}, which holds: {present or 'nothing'}")
     place = {"revision": revision, "cache_dir": None if cache_dir is None else os.fspath(cache_dir)}
-    return _download(os.fspath(model), filename, place, local_files_only, token, required)
+    return _download(os.fspath(model), filename, place, local_files_only, token, required, force_download)
+
+
+def _is_bundled(model: str | os.PathLike[str]) -> bool:
+    return model == BUNDLED and not Path(BUNDLED).is_dir()
+
+
+def pin_revision(model: str | os.PathLike[str], **where: Any) -> dict[str, Any]:
+    """Return where to look for every file of one load: at one commit, and without asking a Hub that is out of reach.
+
+    A branch can move between two files of a load, and configuration and weights would then not belong together. And
+    the Hub's client tries again for about 20 s for every file; after the first lost connection the cache serves.
+    Nothing changes for a directory and for ``"bundled"``, and where the revision is a commit already.
+
+    Args:
+        model: a directory, a Hub id, or ``"bundled"``.
+        **where: ``revision``, ``cache_dir``, ``local_files_only``, ``token`` and ``force_download`` of
+            ``resolve_file``.
+
+    Returns:
+        ``where`` with ``revision`` a commit; ``local_files_only`` is True where the Hub could not be reached.
+
+    Raises:
+        CheckpointNotFoundError: there is no such checkpoint, no access to it, or no connection and nothing cached.
+
+    Example:
+        >>> where = pin_revision("google/vivit-b-16x2-kinetics400", revision="main")
+    """
+    pinned = dict(where)
+    if _is_bundled(model) or is_local(model) or _COMMIT.fullmatch(where.get("revision") or ""):
+        return pinned
+    repo, forced = os.fspath(model), bool(pinned.pop("force_download", False))
+    lost, commit = None, None
+    if not _offline(bool(where.get("local_files_only"))):
+        lost, commit = _ask(repo, where)
+    if lost is not None:
+        pinned["local_files_only"] = True
+    if commit is not None:
+        # first by its commit: the client asks for a file twice, and a branch could move in between
+        resolve_file(repo, "config.json", **{**pinned, "revision": commit}, required=False)
+    # then by its branch, so that the client notes in the cache where that is, for a load without connection
+    path = resolve_file(repo, "config.json", **pinned, required=False)
+    if lost is not None and (path is None or forced):
+        place = {"revision": where.get("revision"), "cache_dir": where.get("cache_dir")}
+        if forced or not _known_absent(repo, "config.json", place):
+            raise CheckpointNotFoundError(_unreachable(repo, "config.json", place, False, lost)) from lost
+    found = commit if path is None else path.parent.name
+    if found is not None and _COMMIT.fullmatch(found):
+        pinned["revision"] = found
+    return {**pinned, "force_download": True} if forced else pinned
+
+
+def _ask(repo: str, where: dict[str, Any]) -> tuple[Exception | None, str | None]:
+    """Ask the Hub which commit the revision is; return why it could not be reached, and the commit where it told."""
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        url = hf_hub_url(repo, "config.json", revision=where.get("revision"))
+        timeout = constants.HF_HUB_ETAG_TIMEOUT
+        return None, get_hf_file_metadata(url, token=where.get("token"), timeout=timeout).commit_hash
+    except HfHubHTTPError as error:  # an answer: no such file, no access; what it means is said when a file is fetched
+        if error.response is None:
+            return None, None
+        commit = error.response.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT)
+        return (error if error.response.status_code >= 500 else None), commit
+    except Exception as error:  # the client raises errors of several HTTP libraries
+        name = f"{type(error).__module__}.{type(error).__name__}"
+        network = isinstance(error, (ConnectionError, TimeoutError)) or name.startswith(("requests.", "httpx."))
+        misconfigured = name.endswith((".SSLError", ".ProxyError"))  # to be mended, not to be hidden by a cache
+        return (error if network and not misconfigured else None), None
 
 
 def resolve_first(model: str | os.PathLike[str], filenames: tuple[str, ...], **where: Any) -> Path:
@@ -108,7 +186,8 @@ def resolve_first(model: str | os.PathLike[str], filenames: tuple[str, ...], **w
     Args:
         model: a directory, or a Hub id.
         filenames: names in order of preference.
-        **where: ``revision``, ``cache_dir``, ``local_files_only`` and ``token`` of ``resolve_file``.
+        **where: ``revision``, ``cache_dir``, ``local_files_only``, ``token`` and ``force_download`` of
+            ``resolve_file``.
 
     Raises:
         CheckpointNotFoundError: it has none of them.
@@ -129,7 +208,20 @@ def _download(
     local_files_only: bool,
     token: str | bool | None,
     required: bool,
+    force: bool,
 ) -> Path | None:
+    if force and _offline(local_files_only):
+        raise InputError(
+            f"force_download=True asks for {filename} of {repo} to be fetched again, but downloads are off "
+            "(local_files_only=True or HF_HUB_OFFLINE); leave one of the two out"
+        )
+    if (
+        not required
+        and not force
+        and _COMMIT.fullmatch(place["revision"] or "")
+        and _known_absent(repo, filename, place)
+    ):
+        return None  # a commit never changes, so there is nothing to ask
     # the client is slow to import, and a directory never needs it
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -142,6 +234,7 @@ def _download(
             cache_dir=place["cache_dir"],
             local_files_only=local_files_only,
             token=token,
+            force_download=force,
         )
         return Path(path)
     except LocalEntryNotFoundError as error:
@@ -178,6 +271,7 @@ def _unreachable(
     repo: str, filename: str, place: dict[str, str | None], local_files_only: bool, error: Exception
 ) -> str:
     from huggingface_hub import constants
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     cache = place["cache_dir"] or constants.HF_HUB_CACHE
     what = f"{filename} of {repo} (revision {place['revision'] or 'main'}) is not in the cache {cache}"
@@ -187,7 +281,7 @@ def _unreachable(
             f"{what}, and downloads are off ({why}). Load it once with a connection, or pass a directory; "
             f"there is no directory {repo!r} here"
         )
-    cause = error.__cause__ or error
+    cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
     return (
         f"{what}, and the Hub at {constants.ENDPOINT} could not be reached ({type(cause).__name__}: {cause}). "
         f"Check the connection, or pass a directory; there is no directory {repo!r} here"

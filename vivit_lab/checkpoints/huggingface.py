@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from vivit_lab.errors import KeyMismatchError
 
-__all__ = ["LoadPlan", "foreign_name", "match_tensors", "own_name"]
+__all__ = ["LoadPlan", "both_names", "foreign_name", "match_tensors", "own_name"]
 
 _LAYER = re.compile(r"(?:encoder\.layers?|layers?)\.(\d+)\.(.+)\.(weight|bias)")
 _OWN_LAYER = re.compile(r"blocks\.(\d+)\.(.+)\.(weight|bias)")
@@ -150,7 +150,8 @@ def match_tensors(
         ignore_mismatched_sizes: draw a pooler or classifier of another shape anew instead of refusing it.
 
     Raises:
-        KeyMismatchError: tensors are missing, unexpected, there twice, or of another shape; all are listed.
+        KeyMismatchError: tensors are missing, unexpected, there twice, or of another shape; all are listed, by Hugging
+            Face's names with this package's in brackets.
     """
     sources, unexpected, twice = _name_tensors(found, wanted)
     dropped = tuple(name for name in unexpected if _is_head(own_name(name) or ""))
@@ -193,8 +194,20 @@ def _is_head(own: str) -> bool:
     return own.startswith(_HEADS)
 
 
+def both_names(own: str) -> str:
+    """Return transformers 4's name of a tensor, for messages, and behind it this package's where that is another."""
+    foreign = foreign_name(own, prefixed=False)
+    return foreign if foreign == own else f"{foreign} [{own}]"
+
+
+def _with_own(found: str) -> str:
+    """Return a checkpoint's name of a tensor, and behind it this package's where there is one."""
+    own = own_name(found)
+    return found if own is None or own == found.removeprefix("vivit.") else f"{found} [{own}]"
+
+
 def _shapes(entries: Iterable[tuple[str, tuple[int, ...], tuple[int, ...]]]) -> str:
-    return ", ".join(f"{name} (checkpoint {tuple(old)}, model {tuple(new)})" for name, old, new in entries)
+    return ", ".join(f"{both_names(name)} (checkpoint {tuple(old)}, model {tuple(new)})" for name, old, new in entries)
 
 
 def _mismatch(
@@ -207,9 +220,9 @@ def _mismatch(
 ) -> str:
     lines = [f"{origin} does not fit this {model}:"]
     if missing:
-        lines.append(f"  missing ({len(missing)}): {', '.join(foreign_name(name, prefixed=False) for name in missing)}")
+        lines.append(f"  missing ({len(missing)}): {', '.join(map(both_names, missing))}")
     if unexpected:
-        lines.append(f"  unexpected ({len(unexpected)}): {', '.join(unexpected)}")
+        lines.append(f"  unexpected ({len(unexpected)}): {', '.join(map(_with_own, unexpected))}")
     if wrong:
         lines.append(f"  other shape ({len(wrong)}): {_shapes(wrong)}")
     if twice:

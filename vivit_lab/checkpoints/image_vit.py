@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from vivit_lab.checkpoints.files import TensorSource, open_checkpoint, open_files, read_json
-from vivit_lab.checkpoints.hub import is_local, resolve_file
-from vivit_lab.checkpoints.huggingface import own_name
+from vivit_lab.checkpoints.hub import is_local, pin_revision, resolve_file
+from vivit_lab.checkpoints.huggingface import both_names, own_name
 from vivit_lab.errors import CheckpointError, CheckpointNotFoundError, ConfigError, KeyMismatchError
 
 __all__ = ["ImageVit", "inflate", "read_image_vit"]
@@ -75,6 +75,7 @@ def read_image_vit(source: Mapping[str, Tensor] | str | os.PathLike[str], **wher
             raise CheckpointNotFoundError(f"there is no file of weights {Path(source).absolute()}")
         with open_files([Path(source)]) as tensors:
             return _convert(tensors, {})
+    where = pin_revision(source, **where)
     path = resolve_file(source, "config.json", **where, required=not is_local(source))
     with open_checkpoint(source, **where) as tensors:
         return _convert(tensors, {} if path is None else read_json(path))
@@ -141,8 +142,8 @@ def _check_complete(names: Mapping[str, str], unknown: list[str]) -> None:
     if unknown or missing:
         raise KeyMismatchError(
             f"this is not a whole ViT or DINOv2 of transformers. Unknown tensors ({len(unknown)}): "
-            f"{', '.join(unknown) or 'none'}; missing, by this package's names ({len(missing)}): "
-            f"{', '.join(missing) or 'none'}"
+            f"{', '.join(unknown) or 'none'}; missing, as transformers' ViT names them ({len(missing)}): "
+            f"{', '.join(map(both_names, missing)) or 'none'}"
         )
 
 

@@ -13,6 +13,8 @@ __all__ = ["are_placeholders", "kinetics400_labels", "with_kinetics_labels"]
 def kinetics400_labels() -> tuple[str, ...]:
     """Return the 400 class names of Kinetics-400 in the order checkpoints are trained with: alphabetical, case ignored.
 
+    The names are those of the dataset (Kay et al. 2017); see ``data/NOTICE.md``.
+
     Example:
         >>> kinetics400_labels()[116]
         'eating spaghetti'

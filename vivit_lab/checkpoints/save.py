@@ -1,4 +1,4 @@
-"""Write a checkpoint that transformers and this package read: config.json and safetensors, whole or not at all."""
+"""Write a checkpoint that transformers and this package read: config.json and safetensors, never old and new mixed."""
 
 from __future__ import annotations
 
@@ -44,9 +44,10 @@ def write_checkpoint(
 ) -> list[Path]:
     """Write ``config.json`` and ``model.safetensors``, or shards and their index above ``max_shard_size``.
 
-    Every file is written beside its place and takes its name only once all are complete, so a failure leaves an older
-    checkpoint in the directory as it was. Weights of an older checkpoint that are not overwritten are then removed,
-    since a reader would prefer ``model.safetensors`` to the new shards. Needs memory for one shard at a time.
+    Every file is written beside its place. Once all are complete an older checkpoint is put aside, its ``config.json``
+    first, and the new files take their names, ``config.json`` last; an error on the way puts the older one back as it
+    was. The names change one after the other, so a process that is killed between them can leave a directory without
+    ``config.json``, which does not load, but never one that mixes old and new. Needs memory for one shard at a time.
 
     Args:
         directory: where to; made where absent.
@@ -80,16 +81,36 @@ def write_checkpoint(
                 "weight_map": {key: name for name, keys in shards.items() for key in keys},
             }
             _write_json(_part(folder, "model.safetensors.index.json", pending), index)
-        for part, path in pending.items():
-            os.replace(part, path)
+        written = list(pending.values())
+        pending[settings] = pending.pop(settings)  # to the end
+        _exchange(folder, pending)
     finally:
         for part in pending:
             part.unlink(missing_ok=True)
-    written = list(pending.values())
-    for path in folder.iterdir():
-        if _OURS.fullmatch(path.name) and path not in written:
-            path.unlink()
     return written
+
+
+def _exchange(folder: Path, pending: Mapping[Path, Path]) -> None:
+    """Put the older checkpoint aside and give the new files their names; undo both after an error."""
+    # all old weights go, as a reader would prefer an old model.safetensors to new shards
+    older = [folder / "config.json", *sorted(path for path in folder.iterdir() if _OURS.fullmatch(path.name))]
+    aside = {folder / f".{path.name}.{os.getpid()}.old": path for path in older if path.is_file()}
+    placed: list[Path] = []
+    try:
+        for away, path in aside.items():
+            os.replace(path, away)
+        for part, path in pending.items():
+            os.replace(part, path)
+            placed.append(path)
+    except BaseException:
+        for path in placed:
+            path.unlink()
+        for away, path in reversed(aside.items()):  # the settings last, as they make it loadable
+            if away.exists():
+                os.replace(away, path)
+        raise
+    for away in aside:
+        away.unlink()
 
 
 def _split(tensors: Mapping[str, Tensor], limit: int) -> dict[str, list[str]]:

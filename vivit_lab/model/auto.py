@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any
 
-from vivit_lab.checkpoints.files import open_checkpoint
+from vivit_lab.checkpoints.files import TensorSource
+from vivit_lab.errors import CheckpointWarning
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.model.load import load_checkpoint
 
 __all__ = ["load_model"]
-
-_WHERE = ("revision", "cache_dir", "local_files_only", "token")
 
 
 def load_model(name: str | os.PathLike[str], **options: Any) -> VivitModel | VivitForVideoClassification:
@@ -23,10 +24,13 @@ def load_model(name: str | os.PathLike[str], **options: Any) -> VivitModel | Viv
     Raises:
         CheckpointError: see ``from_pretrained``.
     """
-    where = {key: options[key] for key in _WHERE if key in options}
-    with open_checkpoint(name, **where) as source:
-        names = list(source)
-    if any(key.startswith("classifier.") for key in names):
-        return VivitForVideoClassification.from_pretrained(name, **options)
-    has_pooler = any("pooler." in key for key in names)
-    return VivitModel.from_pretrained(name, add_pooling_layer=has_pooler, **options)
+    model, warning = load_checkpoint(_kind_of, name, **options)
+    if warning:
+        warnings.warn(warning, CheckpointWarning, stacklevel=2)
+    return model
+
+
+def _kind_of(source: TensorSource) -> tuple[type, dict[str, Any]]:
+    if any(name.startswith("classifier.") for name in source):
+        return VivitForVideoClassification, {}
+    return VivitModel, {"add_pooling_layer": any("pooler." in name for name in source)}

@@ -150,7 +150,7 @@ class VivitForVideoClassification(VivitPreTrainedModel):
 
 
 def classification_loss(
-    logits: Float[Tensor, "batch num_labels"], labels: Shaped[Tensor, "batch *labels"], config: VivitConfig
+    logits: Float[Tensor, "batch num_labels"], labels: Shaped[Tensor, "batch ..."], config: VivitConfig
 ) -> Float[Tensor, ""]:
     """Return the mean loss: squared error, cross entropy, or binary cross entropy with logits.
 

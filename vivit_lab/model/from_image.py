@@ -15,8 +15,8 @@ from vivit_lab.errors import ConfigError
 from vivit_lab.model.build import build_model
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.config import VivitConfig
+from vivit_lab.model.load import parse_device
 from vivit_lab.model.positions import interpolate_positions
-from vivit_lab.model.pretrained import parse_device
 
 __all__ = ["vivit_from_image_model"]
 

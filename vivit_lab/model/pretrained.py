@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import warnings
 from typing import TYPE_CHECKING, Any, Self
@@ -10,19 +9,17 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import nn
 
-from vivit_lab.checkpoints.files import TensorSource, open_checkpoint, parse_dtype, read_json
-from vivit_lab.checkpoints.hub import resolve_file
 from vivit_lab.checkpoints.huggingface import foreign_name
-from vivit_lab.checkpoints.labels import with_kinetics_labels
 from vivit_lab.checkpoints.save import write_checkpoint
-from vivit_lab.errors import BackendError, CheckpointWarning, InputError
-from vivit_lab.model.build import build_model
+from vivit_lab.errors import CheckpointWarning, InputError
 from vivit_lab.model.config import VivitConfig
+from vivit_lab.model.load import load_checkpoint
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["PretrainedMixin", "parse_device"]
+__all__ = ["PretrainedMixin"]
 
 
 class PretrainedMixin(nn.Module):
@@ -40,16 +37,18 @@ class PretrainedMixin(nn.Module):
         cls,
         pretrained_model_name_or_path: str | os.PathLike[str],
         *,
-        config: VivitConfig | None = None,
+        config: VivitConfig | Mapping[str, Any] | str | os.PathLike[str] | Any = None,
         revision: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
         token: str | bool | None = None,
+        force_download: bool = False,
         dtype: torch.dtype | str | None = None,
         torch_dtype: torch.dtype | str | None = None,
         device: torch.device | str | int | None = None,
         device_map: Any = None,
         attn_implementation: str | None = None,
+        use_safetensors: bool | None = None,
         ignore_mismatched_sizes: bool = False,
         progress: bool | None = None,
         **overrides: Any,
@@ -58,25 +57,31 @@ class PretrainedMixin(nn.Module):
 
         Tensors are read one at a time, straight into parameters of the final dtype on the final device: the memory
         needed is the model's and one tensor's. Nothing in the checkpoint is executed. A checkpoint of 400 classes
-        without names gets the Kinetics-400 names.
+        without names gets the Kinetics-400 names. All files come from one commit, also where a branch moves meanwhile;
+        where the Hub cannot be reached the cache serves.
 
         Args:
-            pretrained_model_name_or_path: a directory, a Hub id, or ``"bundled"`` for the small model that ships here.
-            config: a configuration to use instead of the checkpoint's ``config.json``.
+            pretrained_model_name_or_path: a directory, a Hub id, or ``"bundled"`` for the small model that ships here
+                (where there is no directory of that name).
+            config: a configuration to use instead of the checkpoint's ``config.json``: a ``VivitConfig``, one of
+                transformers, a dict as in a config.json, or the path or Hub id of one.
             revision: branch, tag or commit on the Hub.
             cache_dir: where downloads are kept; the Hub client's default where None.
             local_files_only: never touch the network.
             token: Hub access token; True for the stored one.
+            force_download: fetch the files again although they are in the cache.
             dtype: dtype of the parameters: a torch dtype or its name, ``"auto"`` for the checkpoint's; None is
                 PyTorch's default, float32.
             torch_dtype: the same, by its older name.
             device: where the parameters go; PyTorch's default device, the CPU, where None.
             device_map: the same, as transformers calls it; one device only.
             attn_implementation: ``"sdpa"`` (default), ``"eager"`` or ``"flash_attention_2"``.
+            use_safetensors: True takes safetensors alone, False a PyTorch file alone; None prefers safetensors.
             ignore_mismatched_sizes: draw a classifier or pooler anew where the checkpoint has one of another size.
             progress: show a bar while tensors are read; None shows it for large models, on a terminal.
             **overrides: fields of the configuration to change (``num_labels``, ``id2label``, …), and arguments of the
-                class itself (``add_pooling_layer``).
+                class itself (``add_pooling_layer``). transformers' ``low_cpu_mem_usage`` and ``trust_remote_code`` are
+                taken and change nothing: tensors are always read one at a time, and code is never run.
 
         Raises:
             CheckpointNotFoundError: there is no such checkpoint, or no access to it.
@@ -85,6 +90,8 @@ class PretrainedMixin(nn.Module):
             CheckpointError: a file is damaged.
             ConfigError: the configuration, an override or the dtype is wrong.
             BackendError: the device is not there.
+            InputError: ``config`` is nothing of the kind, or an argument asks for what transformers' loader does and
+                this one does not (``subfolder``, ``variant``, …); the message says what to do instead.
 
         Warns:
             CheckpointWarning: a pooler or classifier did not come from the checkpoint, or was not used.
@@ -92,51 +99,73 @@ class PretrainedMixin(nn.Module):
         Example:
             >>> model = VivitForVideoClassification.from_pretrained("google/vivit-b-16x2-kinetics400")
         """
-        name = os.fspath(pretrained_model_name_or_path)
-        where = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
-        target = parse_device(_one_of("device", device, "device_map", _plain_device(device_map)))
-        arguments = {key: overrides.pop(key) for key in list(overrides) if key in _arguments(cls)}
-        if attn_implementation is not None:
-            overrides["attn_implementation"] = attn_implementation
-        stored: dict[str, Any] = {}
-        if config is None:
-            stored = read_json(_required(resolve_file(pretrained_model_name_or_path, "config.json", **where)))
-        with open_checkpoint(pretrained_model_name_or_path, **where) as source:
-            wanted = _one_of("dtype", dtype, "torch_dtype", torch_dtype)
-            final = _final_dtype(wanted, stored, source)
-            settings = _settings(config, stored, source, overrides)
-            model, warning = build_model(
-                cls,
-                settings,
-                source,
-                origin=name,
-                dtype=final,
-                device=target,
-                arguments=arguments,
-                ignore_mismatched_sizes=ignore_mismatched_sizes,
-                progress=progress,
-            )
+        model, warning = load_checkpoint(
+            lambda source: (cls, {}),
+            pretrained_model_name_or_path,
+            config=config,
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            token=token,
+            force_download=force_download,
+            dtype=dtype,
+            torch_dtype=torch_dtype,
+            device=device,
+            device_map=device_map,
+            attn_implementation=attn_implementation,
+            use_safetensors=use_safetensors,
+            ignore_mismatched_sizes=ignore_mismatched_sizes,
+            progress=progress,
+            **overrides,
+        )
         if warning:
             warnings.warn(warning, CheckpointWarning, stacklevel=2)
-        model.name_or_path = name
         return model
 
+    def num_parameters(self, only_trainable: bool = False) -> int:
+        """Return the number of parameters.
+
+        Args:
+            only_trainable: count only those that require a gradient.
+        """
+        return sum(value.numel() for value in self.parameters() if value.requires_grad or not only_trainable)
+
     def save_pretrained(
-        self, save_directory: str | os.PathLike[str], *, max_shard_size: int | str = "5GB"
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        max_shard_size: int | str = "5GB",
+        safe_serialization: bool = True,
+        push_to_hub: bool = False,
     ) -> list[Path]:
-        """Write the model for transformers (4 and 5) and this package to read; all files appear at once or not at all.
+        """Write the model for transformers (4 and 5) and this package to read.
+
+        An error leaves an older checkpoint in the directory as it was, and old and new files are never mixed: see
+        ``write_checkpoint``.
 
         Args:
             save_directory: made where absent; an older checkpoint in it is replaced.
             max_shard_size: weights above this size are split into several files: bytes, or such as ``"5GB"``.
+            safe_serialization: True; a pickled file is not written.
+            push_to_hub: False; upload the directory afterwards.
 
         Returns:
             The paths of the files written: ``config.json``, and ``model.safetensors`` or its shards and index.
 
         Raises:
             CheckpointError: ``save_directory`` is a file.
-            InputError: ``max_shard_size`` is no size.
+            InputError: ``max_shard_size`` is no size, or a pickled file or an upload is asked for.
         """
+        if not safe_serialization:
+            raise InputError(
+                "safe_serialization=False would write a pickle, and reading a pickle can run code: this package writes "
+                "safetensors alone, which transformers reads too"
+            )
+        if push_to_hub:
+            raise InputError(
+                "push_to_hub=True is not supported: save to a directory and upload that, by "
+                "huggingface_hub.HfApi().upload_folder(repo_id=…, folder_path=…) or `hf upload`"
+            )
         classifies = hasattr(self, "classifier")
         state = self.state_dict()
         tensors = {foreign_name(own, prefixed=classifies): tensor for own, tensor in state.items()}
@@ -147,62 +176,3 @@ class PretrainedMixin(nn.Module):
         contents["architectures"] = ["VivitForVideoClassification" if classifies else "VivitModel"]
         contents["torch_dtype"] = str(next(iter(state.values())).dtype).removeprefix("torch.")
         return write_checkpoint(save_directory, tensors, contents, max_shard_size=max_shard_size)
-
-
-def parse_device(device: torch.device | str | int | None) -> torch.device:
-    """Return the device, having made sure that it is there; None is PyTorch's default device.
-
-    Raises:
-        BackendError: there is no such device on this machine.
-    """
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, ImportError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BackendError(
-            f"device {device!r} cannot be used here: {reason}; wanted such as 'cpu' or 'cuda'"
-        ) from error
-
-
-def _plain_device(device_map: Any) -> Any:
-    if isinstance(device_map, dict) and list(device_map) == [""]:
-        return device_map[""]
-    if isinstance(device_map, dict) or device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
-        raise InputError(f"device_map={device_map!r} would split the model; wanted one device, such as 'cuda:0'")
-    return device_map
-
-
-def _one_of(name: str, value: Any, alias: str, other: Any) -> Any:
-    if value is not None and other is not None and value != other:
-        raise InputError(f"{name}={value!r} and {alias}={other!r} are two names of one argument; give one of them")
-    return other if value is None else value
-
-
-def _arguments(kind: type) -> set[str]:
-    return set(inspect.signature(kind).parameters) - {"config"}
-
-
-def _required(path: Path | None) -> Path:
-    assert path is not None, "a required file is found or raises"
-    return path
-
-
-def _final_dtype(wanted: torch.dtype | str | None, stored: dict[str, Any], source: TensorSource) -> torch.dtype:
-    if wanted == "auto":
-        wanted = stored.get("dtype") or stored.get("torch_dtype") or source.dtype
-    return torch.get_default_dtype() if wanted is None else parse_dtype(wanted)
-
-
-def _settings(
-    config: VivitConfig | None, stored: dict[str, Any], source: TensorSource, overrides: dict[str, Any]
-) -> VivitConfig:
-    """Return the configuration to build: the one given or stored, with class names found and overrides applied."""
-    if config is None:
-        head = source.get("classifier.weight")
-        if head is not None and stored.get("id2label") is None and stored.get("num_labels") is None:
-            stored = {**stored, "num_labels": head.shape[0]}  # the config is silent, the weights are not
-        config = VivitConfig.from_dict(with_kinetics_labels(stored))
-    label2id = overrides.pop("label2id", None)
-    if label2id is not None:
-        overrides.setdefault("id2label", {index: name for name, index in label2id.items()})
-    return config.replace(**overrides) if overrides else config

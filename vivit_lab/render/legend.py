@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
+from vivit_lab.render.place import check_pair, outside_text
 from vivit_lab.render.strip import TimeStrip
 from vivit_lab.render.text import DARK, Theme, font, line_height, printable, text_width, wrap
 from vivit_lab.render.timing import shown_frames
@@ -144,4 +145,6 @@ def _clip_lines(clip: Clip, map: AttributionMap, face: FreeTypeFont, room: int) 
     hidden = len(clip) - len(shown_frames(clip))
     repeats = f"{hidden} of {len(clip)} frames repeat a time" if hidden else ""
     details = printable(" · ".join(part for part in (of, repeats) if part))
-    return wrap(title, face, room, 3) + wrap(details, face, room, 2)
+    geometry = check_pair(clip, map)
+    outside = outside_text(geometry, map)
+    return wrap(title, face, room, 3) + wrap(details, face, room, 2) + wrap(outside, face, room, 2)

@@ -32,6 +32,7 @@ def render_movie(
     alpha: float | None = None,
     normalize: str = "clip",
     limits: tuple[float, float] | None = None,
+    percentile: float | None = None,
     interpolation: str = "nearest",
     colorbar: bool = True,
     strip: bool = True,
@@ -55,6 +56,8 @@ def render_movie(
         alpha: opacity of the heat in [0, 1] everywhere, or None: proportional to the heat, up to 0.8.
         normalize: "clip": one colour scale for all frames; "frame": one for each tubelet row, its numbers changing.
         limits: (low, high) of the colour scale, to compare clips; for signed relevance (-m, m).
+        percentile: the colour scale ends at this percentile of the clip's relevance (of its magnitude, if signed), so
+            that a few outlying tubelets do not hide all others, and says so; not with ``limits`` or one scale a row.
         interpolation: "nearest" shows the tubelets as they are; "bilinear" smooths between them.
         colorbar: whether the method, the colour bar, its numbers and what they are stand below the frame.
         strip: whether a time strip stands below: the relevance of each tubelet row over time, with the current frame.
@@ -70,7 +73,7 @@ def render_movie(
         InputError: an argument is not one of its choices, the clip was not prepared, or the map is not this clip's.
         GridError: the map's grid covers other pixels or frames than the clip.
         BackendError: this build of FFmpeg cannot encode H.264.
-        FileNotFoundError: the directory is not there.
+        VideoNotFoundError: the directory is not there; a FileNotFoundError, too.
 
     Example:
         >>> render_movie(clip, rollout[0], "rollout.mp4", layout="side_by_side", progress=True)
@@ -85,6 +88,7 @@ def render_movie(
         alpha=alpha,
         normalize=normalize,
         limits=limits,
+        percentile=percentile,
         interpolation=interpolation,
     )
     content = (painter.size[0] * zoom, painter.size[1] * zoom)

@@ -22,7 +22,8 @@ def heat_on_source(clip: Clip, map: AttributionMap, *, interpolation: str = "nea
     """Return the relevance that lies on each pixel of each source frame.
 
     A source pixel takes the tubelet that its centre falls in; the frames of a tubelet share its value. The value of a
-    tubelet is repeated, not divided: it is the relevance of the whole tubelet.
+    tubelet is repeated, not divided: it is the relevance of the whole tubelet. Relevance on padding (a crop larger than
+    the frame) lies on no source pixel and is not in the result; the pictures with a legend say how much that is.
 
     Args:
         clip: the prepared clip, T frames of H×W pixels.
@@ -58,6 +59,7 @@ def to_frames(
     alpha: float | None = None,
     normalize: str = "clip",
     limits: tuple[float, float] | None = None,
+    percentile: float | None = None,
     interpolation: str = "nearest",
     colorbar: bool = False,
     strip: bool = False,
@@ -76,6 +78,8 @@ def to_frames(
         alpha: opacity of the heat in [0, 1] everywhere, or None: proportional to the heat, up to 0.8.
         normalize: "clip": one colour scale for all frames; "frame": one for each tubelet row.
         limits: (low, high) of the colour scale, to compare clips; for signed relevance (-m, m).
+        percentile: the colour scale ends at this percentile of the clip's relevance (of its magnitude, if signed), so
+            that a few outlying tubelets do not hide all others, and says so; not with ``limits`` or one scale a row.
         interpolation: "nearest" shows the tubelets as they are; "bilinear" smooths between them.
         colorbar: whether a colour bar with its numbers and the method's name is put below.
         strip: whether a time strip (relevance of each tubelet row, the frame's own time marked) is put below.
@@ -100,6 +104,7 @@ def to_frames(
         alpha=alpha,
         normalize=normalize,
         limits=limits,
+        percentile=percentile,
         interpolation=interpolation,
     )
     legend = make_legend(clip, map, painter.scale, painter.size[1], colorbar=colorbar, strip=strip)

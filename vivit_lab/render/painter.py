@@ -112,6 +112,7 @@ def make_painter(
     alpha: float | None = None,
     normalize: str = "clip",
     limits: tuple[float, float] | None = None,
+    percentile: float | None = None,
     interpolation: str = "nearest",
 ) -> Painter:
     """Check that a map belongs to a clip and make the painter of the two; the arguments are those of ``to_frames``.
@@ -125,7 +126,7 @@ def make_painter(
     if layout == "heat" and alpha is not None:
         raise InputError("layout='heat' shows no frame below the heat, so alpha has no effect: leave it out")
     geometry = check_pair(clip, map)
-    scale = heat_scale(map, colormap, normalize, limits)
+    scale = heat_scale(map, colormap, normalize, limits, percentile)
     opacity = np.full(256, 256, dtype=np.uint16) if layout == "heat" else scale.opacity(alpha)
     return Painter(
         clip=clip,

@@ -10,7 +10,7 @@ Resize, crop and pad act on each axis alone, so two short tables (a row's y, a c
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from vivit_lab.video.clip import Clip
     from vivit_lab.video.geometry import Geometry
 
-__all__ = ["SourcePlace", "check_pair", "source_place"]
+__all__ = ["SourcePlace", "check_pair", "outside_text", "share_outside", "source_place"]
+
+_WORTH_SAYING = 0.0005  # of the relevance outside the frame
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +62,8 @@ def check_pair(clip: Clip, map: AttributionMap) -> Geometry:
     """Refuse a map that was not made of this clip, and return the clip's geometry.
 
     Raises:
-        InputError: the map holds several clips, the clip was not prepared, or the map names other frames.
+        InputError: the map holds several clips, the clip was not prepared, or the map names other frames, another file
+            or another way in which the pixels were cut.
         GridError: the grid covers other pixels or frames than the model was given of this clip.
     """
     if len(map) != 1:
@@ -86,7 +89,48 @@ def check_pair(clip: Clip, map: AttributionMap) -> Geometry:
             f"the map is of the file's frames {_short(map.frame_indices[0])}, the clip holds "
             f"{_short(clip.indices.tolist())}: give the clip that the map was made of"
         )
+    if map.sources is not None:
+        _check_source(clip, geometry, map.sources[0])
     return geometry
+
+
+def _check_source(clip: Clip, geometry: Geometry, source: dict[str, Any]) -> None:
+    """Refuse a clip of another file, or one whose pixels were cut otherwise, than a map was made of."""
+    if source["path"] != clip.path:
+        raise InputError(
+            f"the map is of the file {source['path']}, the clip is of {clip.path}: give the clip that the map was made "
+            "of; if the file was moved, dataclasses.replace(clip, path=...) says so"
+        )
+    if source["geometry"] != geometry.to_dict():
+        raise InputError(
+            f"the map is of pixels that were cut from their frames by {source['geometry']}, the clip's by "
+            f"{geometry.to_dict()}: give the clip that the map was made of, or prepare it with the same processor"
+        )
+
+
+def share_outside(geometry: Geometry, map: AttributionMap) -> float:
+    """Return the share of the relevance, in [0, 1], that lies on padding outside the frame.
+
+    Relevance (its magnitude, if signed) counts as spread evenly over its tubelet's pixels.
+    """
+    height, width = geometry.source_size
+    top, left, bottom, right = geometry.to_model((0.0, 0.0, float(height), float(width)))
+    inside = []
+    for low, high, tokens, pixels in (
+        (top, bottom, map.grid.h, map.grid.tubelet[1]),
+        (left, right, map.grid.w, map.grid.tubelet[2]),
+    ):
+        edges = np.clip(np.arange(tokens + 1) * float(pixels), low, high)
+        inside.append(np.diff(edges) / pixels)
+    sizes = np.abs(map.relevance[0].double().cpu().numpy()).sum(axis=0)
+    total = float(sizes.sum())
+    return 1 - float(inside[0] @ sizes @ inside[1]) / total if total else 0.0
+
+
+def outside_text(geometry: Geometry, map: AttributionMap) -> str:
+    """Return "x % of the relevance lies outside the frame", or "" where it is 0.05 % at most."""
+    share = share_outside(geometry, map)
+    return f"{100 * share:.1f} % of the relevance lies outside the frame" if share > _WORTH_SAYING else ""
 
 
 def source_place(geometry: Geometry, grid: TokenGrid, interpolation: str = "nearest") -> SourcePlace:

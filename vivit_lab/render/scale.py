@@ -29,6 +29,7 @@ class HeatScale:
         high: (t,) the value at the scale's upper end.
         per_frame: whether each tubelet row has a scale of its own.
         fixed: whether the limits were given, rather than taken from the map.
+        percentile: of the clip's relevance, where the scale ends there rather than at the largest; else None.
         beyond: whether values lie below ``low`` and above ``high``; they take the end's colour.
     """
 
@@ -37,6 +38,7 @@ class HeatScale:
     high: np.ndarray
     per_frame: bool = False
     fixed: bool = False
+    percentile: float | None = None
     beyond: tuple[bool, bool] = (False, False)
 
     def levels(self, values: np.ndarray, row: int) -> np.ndarray:
@@ -73,6 +75,8 @@ class HeatScale:
         """What the limits are shared by, in words."""
         if self.per_frame:
             return "per frame scale"
+        if self.percentile is not None:
+            return f"one scale for the clip, to its {_ordinal(self.percentile)} percentile"
         return "fixed scale" if self.fixed else "one scale for the clip"
 
 
@@ -81,6 +85,7 @@ def heat_scale(
     colormap: str | Colormap | None = None,
     normalize: str = "clip",
     limits: tuple[float, float] | None = None,
+    percentile: float | None = None,
 ) -> HeatScale:
     """Return the scale that a map is drawn on.
 
@@ -89,16 +94,24 @@ def heat_scale(
         colormap: a name or a ``Colormap``; None takes inferno, and coolwarm for signed relevance.
         normalize: "clip": one scale for all frames; "frame": each tubelet row from its own lowest to its own highest.
         limits: (low, high) of the scale, to compare several clips; for signed relevance (-m, m).
+        percentile: the scale ends at this percentile p of the clip's relevance: (0, p), or (-p, p) of the magnitudes if
+            signed. Where p is 0 the largest takes its place.
 
     Raises:
         InputError: the colour map does not exist or does not suit, ``normalize`` is neither, or the limits are not two
-            finite ascending numbers, not centred though the relevance is signed, or contradict ``normalize="frame"``.
+            finite ascending numbers, not centred though the relevance is signed, or contradict ``normalize="frame"``;
+            or the percentile is not in (0, 100], or is given with one of the two.
     """
     if normalize not in ("clip", "frame"):
         raise InputError(f"normalize must be 'clip' or 'frame', got {normalize!r}")
     chosen = choose_colormap(colormap, signed=map.signed)
     values = map.relevance[0].cpu().numpy()
     rows = len(values)
+    if percentile is not None:
+        if limits is not None or normalize == "frame":
+            other = "limits" if limits is not None else "normalize='frame'"
+            raise InputError(f"percentile={percentile!r} and {other} both say where the colour scale ends: give one")
+        return _to_percentile(values, chosen, percentile, signed=map.signed)
     if limits is not None:
         low, high = _checked(limits, map.signed)
         if normalize == "frame":
@@ -110,6 +123,26 @@ def heat_scale(
         return HeatScale(chosen, each[:, 0], each[:, 1], per_frame=True)
     low, high = value_limits(values, signed=map.signed)
     return HeatScale(chosen, np.full(rows, low), np.full(rows, high))
+
+
+def _to_percentile(values: np.ndarray, colormap: Colormap, percentile: float, *, signed: bool) -> HeatScale:
+    if not isinstance(percentile, (int, float)) or isinstance(percentile, bool) or not 0 < percentile <= 100:
+        raise InputError(f"percentile must be a number in (0, 100], got {percentile!r}")
+    sizes = np.abs(values.astype(np.float64))
+    end, largest = float(np.percentile(sizes, percentile)), float(sizes.max())
+    kept = percentile if end > 0 else None  # nearly all relevance is 0: the scale is one to the largest, and says so
+    high = end or largest or 1.0
+    low = -high if signed else 0.0
+    ends = np.full(len(values), low), np.full(len(values), high)
+    beyond = (float(values.min()) < low, float(values.max()) > high)
+    return HeatScale(colormap, *ends, percentile=kept, beyond=beyond)
+
+
+def _ordinal(number: float) -> str:
+    """Return "99th", "1st", "99.5th"."""
+    text = f"{number:g}"
+    whole = text.isdigit() and text[-2:] not in ("11", "12", "13")
+    return text + ({"1": "st", "2": "nd", "3": "rd"}.get(text[-1], "th") if whole else "th")
 
 
 def _checked(limits: tuple[float, float], signed: bool) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from vivit_lab.colormap import format_range
 from vivit_lab.errors import InputError
 from vivit_lab.render.legend import describe, draw_colorbar, draw_lines, draw_numbers
 from vivit_lab.render.painter import GAP, Painter, make_painter
+from vivit_lab.render.place import check_pair, outside_text, share_outside
 from vivit_lab.render.text import LIGHT, ellipsize, font, line_height, printable, wrap
 from vivit_lab.render.timing import clip_end, format_seconds, row_spans
 
@@ -44,6 +45,7 @@ def contact_sheet(
     alpha: float | None = None,
     normalize: str = "clip",
     limits: tuple[float, float] | None = None,
+    percentile: float | None = None,
     interpolation: str = "nearest",
 ) -> Image.Image:
     """Draw the clip and its relevance on one page, and write it as PNG where a path is given.
@@ -63,6 +65,8 @@ def contact_sheet(
         alpha: opacity of the heat in [0, 1] everywhere, or None: proportional to the heat, up to 0.8.
         normalize: "clip": one colour scale for all tiles; "frame": one for each, printed below it.
         limits: (low, high) of the colour scale, to compare clips; for signed relevance (-m, m).
+        percentile: the colour scale ends at this percentile of the clip's relevance (of its magnitude, if signed), so
+            that a few outlying tubelets do not hide all others, and says so; not with ``limits`` or one scale a tile.
         interpolation: "nearest" shows the tubelets as they are; "bilinear" smooths between them.
 
     Returns:
@@ -88,6 +92,7 @@ def contact_sheet(
         alpha=alpha,
         normalize=normalize,
         limits=limits,
+        percentile=percentile,
         interpolation=interpolation,
     )
     rows = sorted({round(row) for row in np.linspace(0, map.grid.t - 1, min(max_frames, map.grid.t))})
@@ -134,7 +139,7 @@ class _Page:
 
 def _draw(page: _Page, painter: Painter, clip: Clip, map: AttributionMap, rows: list[int]) -> Image.Image:
     inner = max(page.width, _NARROWEST)
-    header = _header(painter, map, rows, inner)
+    header = _header(painter, map, rows, inner, outside_text(check_pair(clip, map), map))
     height = _MARGIN + header.height + page.lines * (page.tile[0] + _MARGIN)
     image = Image.new("RGB", (inner + 2 * _MARGIN, height), LIGHT.background)
     image.paste(header, (_MARGIN, _MARGIN))
@@ -154,14 +159,15 @@ def _draw(page: _Page, painter: Painter, clip: Clip, map: AttributionMap, rows: 
     return image
 
 
-def _header(painter: Painter, map: AttributionMap, rows: list[int], width: int) -> Image.Image:
-    """Return the title, what it is of, and the colour bar."""
+def _header(painter: Painter, map: AttributionMap, rows: list[int], width: int, outside: str) -> Image.Image:
+    """Return the title, what it is of, what is not to be seen, and the colour bar."""
     _, of = describe(map)
     settings = ", ".join(f"{name}={value}" for name, value in map.parameters.items())
     shown = "" if len(rows) == map.grid.t else f"{len(rows)} of {map.grid.t} tubelet rows shown"
     large, small = font(_TITLE), font(_TEXT)
     titles = wrap(map.method, large, width, 2)
-    details = [line for text, most in ((settings, 4), (of, 3), (shown, 1)) for line in wrap(text, small, width, most)]
+    texts = ((settings, 4), (of, 3), (shown, 1), (outside, 1))
+    details = [line for text, most in texts for line in wrap(text, small, width, most)]
     scales = wrap(f"{painter.scale.kind}: {map.scale}", small, width, 3)
     line = line_height(small)
     bar_top = len(titles) * line_height(large) + (len(details) + len(scales)) * line + 12
@@ -210,12 +216,19 @@ def _scaled(frame: np.ndarray, size: tuple[int, int]) -> Image.Image:
 def _png_text(clip: Clip, map: AttributionMap, painter: Painter, rows: list[int]) -> PngInfo:
     """Return the map's metadata and the scale as text chunks; of the clip's path only its name."""
     scale = painter.scale
+    metadata = map.metadata()
+    if map.sources is not None:
+        metadata["sources"] = [
+            {**source, "path": None if source["path"] is None else Path(source["path"]).name} for source in map.sources
+        ]
     contents: dict[str, Any] = {
-        "map": map.metadata(),
+        "map": metadata,
         "clip": None if clip.path is None else Path(clip.path).name,
         "rows": rows,
         "seconds": [float(clip.seconds[map.grid.frame_span(row)[0]]) for row in rows],
         "colormap": scale.colormap.name,
+        "percentile": scale.percentile,
+        "outside": share_outside(check_pair(clip, map), map),
         "limits": [[float(scale.low[row]), float(scale.high[row])] for row in rows],
     }
     text = PngInfo()

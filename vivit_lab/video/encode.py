@@ -19,7 +19,7 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import ColorRange, Colorspace
 
-from vivit_lab.errors import BackendError, InputError
+from vivit_lab.errors import BackendError, InputError, VideoNotFoundError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -63,7 +63,7 @@ class MovieWriter:
     Raises:
         InputError: the size, end, crf or file name suffix is not usable.
         BackendError: this build of FFmpeg has no such encoder, or the encoder refuses the settings.
-        FileNotFoundError: the directory is not there.
+        VideoNotFoundError: the directory is not there; a FileNotFoundError, too.
 
     Example:
         >>> with MovieWriter("heat.mp4", 224, 224, end=1.0) as movie:
@@ -108,7 +108,7 @@ class MovieWriter:
                 f"cannot tell the container of {self.path.name!r}: wanted a name that ends in {', '.join(_CONTAINERS)}"
             )
         if not self.path.parent.is_dir():
-            raise FileNotFoundError(f"cannot write {self.path}: there is no directory {self.path.parent}")
+            raise VideoNotFoundError(f"cannot write {self.path}: there is no directory {self.path.parent}")
         if self.height < 1 or self.width < 1:
             raise InputError(f"wanted a positive frame size, got {self.height}×{self.width}")
         if not math.isfinite(self.end):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import warnings
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
@@ -26,7 +27,7 @@ from vivit_lab.video.preprocess_options import ProcessorOptions
 
 __all__ = ["BatchFeature", "VivitImageProcessor"]
 
-_announced: set[type[Warning]] = set()  # what this process has been told already
+_announced: set[tuple[type[Warning], str]] = set()  # what this process has been told already, of which options
 
 
 class BatchFeature(dict):
@@ -39,10 +40,17 @@ class BatchFeature(dict):
             raise AttributeError(f"no entry {name!r}, only {sorted(self)}") from None
 
     def to(self, *args: Any, **kwargs: Any) -> BatchFeature:
-        """Return the features with every tensor sent through ``tensor.to(...)``; other entries stay as they are."""
-        return BatchFeature(
-            {name: v.to(*args, **kwargs) if isinstance(v, torch.Tensor) else v for name, v in self.items()}
-        )
+        """Send every tensor through ``tensor.to(...)`` and return these same features, as in transformers.
+
+        A dtype is for floating tensors: others change their device only. Entries that are no tensors stay as they are.
+        """
+        for name, value in self.items():
+            if isinstance(value, torch.Tensor) and value.is_floating_point():
+                self[name] = value.to(*args, **kwargs)
+            elif isinstance(value, torch.Tensor):
+                device = torch.empty(0, device=value.device).to(*args, **kwargs).device
+                self[name] = value.to(device, non_blocking=kwargs.get("non_blocking", False))
+        return self
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ class VivitImageProcessor(ProcessorOptions):
     another, and every option can be given for a single call.
 
     The defaults are those of transformers, and so normalise twice: pixels 0/127/255 become −3/−1.0078/1, while the
-    published models were trained on −1/−0.0039/1. The first use of such a processor in a process says so in a
+    published models were trained on −1/−0.0039/1. The first use of each such configuration in a process says so in a
     `DoubleNormalizationWarning`; `trained_range` is the repaired preset.
 
     Example:
@@ -103,8 +111,10 @@ class VivitImageProcessor(ProcessorOptions):
                 clips, each a list of frames as arrays. The fast path gives a tensor for None, too.
             data_format: channel layout of the result, ``"channels_first"`` or ``"channels_last"``; None keeps that of
                 the input.
-            input_data_format: channel layout of the frames; None finds it from an axis of 1 or 3.
-            fast: compute with tensors, at most one uint8 level off; wants uint8 frames of 1 or 3 channels.
+            input_data_format: channel layout of the frames; None finds it from an axis of 1 or 3. A `Clip` is channels
+                last always.
+            fast: compute with tensors, at most one uint8 level off (two on MPS, which has no float64); wants uint8
+                frames of 1 or 3 channels.
             device: for tensors, where they shall be; the fast path computes there. None is where the frames are.
             **overrides: any option, for this call only; None keeps the processor's own.
 
@@ -123,18 +133,18 @@ class VivitImageProcessor(ProcessorOptions):
             raise InputError(f"device={device!s} needs tensors: give return_tensors='pt' or fast=True")
         input_layout = check_layout("input_data_format", input_data_format)
         output_layout = check_layout("data_format", data_format)
-        clips = read_clips(videos)
+        clips = read_clips(videos, input_layout)
         processor.check_usable()
         if processor.normalizes_twice:
             low, high = processor.value_range
-            _announce(_NORMALIZES_TWICE.format(low, high), DoubleNormalizationWarning)
+            _announce(_NORMALIZES_TWICE.format(low, high), DoubleNormalizationWarning, processor)
         if fast:
-            pixels = _stack([fast_clip(clip, processor, input_layout, output_layout, device) for clip in clips])
+            pixels = _stack([fast_clip(clip, processor, layout, output_layout, device) for clip, layout in clips])
             return BatchFeature(pixel_values=pixels.cpu().numpy() if return_tensors == "np" else pixels)
-        path = ExactPath(processor, input_layout, output_layout)
-        results = [path.clip(clip) for clip in clips]
-        if processor.do_rescale and any(looks_scaled(clip) for clip in clips):
-            _announce(_LOOKS_SCALED, VivitLabWarning)
+        path = ExactPath(processor, None, output_layout)
+        results = [replace(path, input_layout=layout).clip(clip) for clip, layout in clips]
+        if processor.do_rescale and any(looks_scaled(clip) for clip, _ in clips):
+            _announce(_LOOKS_SCALED, VivitLabWarning, processor)
         if return_tensors is None:
             return BatchFeature(pixel_values=results)
         pixels = _stack_arrays(results)
@@ -235,10 +245,20 @@ def _check_names(overrides: dict[str, Any]) -> None:
             raise ConfigError(f"the processor has no option {name!r}; {hint}")
 
 
-def _announce(message: str, category: type[Warning]) -> None:
-    if category not in _announced:
-        _announced.add(category)
-        warnings.warn(message, category, stacklevel=4)
+def _announce(message: str, category: type[Warning], options: ProcessorOptions) -> None:
+    """Warn once of each configuration; where warnings are errors, each use of it is one."""
+    key = (category, repr(options))
+    if key not in _announced:
+        warnings.warn(message, category, stacklevel=_levels_to_the_caller())
+        _announced.add(key)
+
+
+def _levels_to_the_caller() -> int:
+    """Return the ``stacklevel``, seen from `_announce`, of the nearest frame that is not the package's own."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("vivit_lab."):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _stack(clips: list[torch.Tensor]) -> torch.Tensor:
@@ -258,11 +278,11 @@ def _stack_arrays(clips: list[list[np.ndarray]]) -> np.ndarray:
 _NORMALIZES_TWICE = (
     "this processor normalises twice: offset maps pixels to [-1, 1], which ViViT was trained on, and do_normalize maps "
     "them on to [{:.4g}, {:.4g}]; VivitImageProcessor.trained_range() is the preset for the trained range "
-    "(do_normalize=False does the same). This is said once"
+    "(do_normalize=False does the same). This is said once of a configuration"
 )
 _LOOKS_SCALED = (
     "the pixels lie in [0, 1] already, and rescaling them makes them nearly black; give do_rescale=False and "
-    "offset=False, or levels 0-255. This is said once"
+    "offset=False, or levels 0-255. This is said once of a configuration"
 )
 _RAGGED = (
     "the clips do not fit into one tensor, their (frames, ...) are {}: give clips of as many frames, keep the centre "

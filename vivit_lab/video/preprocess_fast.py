@@ -1,12 +1,16 @@
 """The fast path: whole clips as uint8 tensors, on their own device, at most one level off the exact path.
 
-On the CPU torch's own uint8 resize does the work for the bilinear filter, and the exact path for the others. On other
-devices a resize is two matrix products whose matrices hold Pillow's weights; they compute only the rows and columns
-that the crop keeps, and round to whole levels after each product, as Pillow does.
+On the CPU torch's own uint8 resize does the work for the bilinear filter where it shrinks clearly, and the exact path
+elsewhere. On other devices a resize is two matrix products that compute only the rows and columns that the crop keeps.
+Their matrices hold Pillow's weights, multiples of 2^-22, and each product is rounded to whole levels, as Pillow does.
+float64 holds every such sum exactly, whatever its order, so the levels are Pillow's own. MPS has no float64: float32
+sums there may fall on the other side of a half, and such levels are one off, or after two passes two.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -21,7 +25,9 @@ from vivit_lab.video.preprocess_options import CropPlan, ProcessorOptions
 
 __all__ = ["fast_clip", "resample_matrix", "resize_by_matrices"]
 
-_CHUNK = 2**25  # float32 numbers that the matrix path holds at once: 128 MB
+_CHUNK = 2**24  # float64 numbers that the matrix path holds at once: 128 MB
+_CLEARLY = 2 / 3  # of its size a frame keeps at most, where torch's own resize is trusted
+_WEIGHT_UNIT = 2.0**-22  # Pillow's weights are whole multiples of it
 
 
 def fast_clip(
@@ -55,7 +61,7 @@ def fast_clip(
     if channels not in (1, 3):
         raise InputError(f"the fast path wants frames of 1 or 3 channels, got {channels}; give fast=False")
     plan = options.plan(*clip.shape[2:])
-    if clip.device.type == "cpu" and options.do_resize and options.resample != Image.Resampling.BILINEAR:
+    if clip.device.type == "cpu" and options.do_resize and not _torch_resizes_well(clip, plan, options):
         return torch.from_numpy(np.stack(ExactPath(options, CHANNELS_FIRST, output_layout or layout).clip(clip)))
     levels = _resized_and_cropped(clip, plan, options)
     last = (output_layout or layout) == CHANNELS_LAST
@@ -107,11 +113,24 @@ def _resized_and_cropped(clip: torch.Tensor, plan: CropPlan, options: ProcessorO
     return functional.pad(clip, (before[1], after[1], before[0], after[0])) if any(before + after) else clip
 
 
+def _torch_resizes_well(clip: torch.Tensor, plan: CropPlan, options: ProcessorOptions) -> bool:
+    """Whether torch's uint8 resize is at most one level off Pillow's.
+
+    Torch's rounder weights put a few pixels of each pass one level off. A pass that shrinks averages several of them;
+    one that enlarges, or hardly shrinks, may add its own level to that of a single one.
+    """
+    if tuple(clip.shape[2:]) == plan.resized:
+        return True
+    shrinks = all(target <= _CLEARLY * size for size, target in zip(clip.shape[2:], plan.resized, strict=True))
+    return options.resample == Image.Resampling.BILINEAR and shrinks
+
+
 def resize_by_matrices(clip: torch.Tensor, plan: CropPlan, resample: int) -> torch.Tensor:
     """Resize and crop a clip (T, C, H, W) uint8 by two matrix products, on any device.
 
     Returns:
-        (T, C, height, width) uint8, zeros where the resized frame does not reach.
+        (T, C, height, width) uint8, zeros where the resized frame does not reach. Pillow's own levels, except on a
+        device without float64 (MPS), see the module.
 
     Raises:
         BackendError: there are no matrices for that filter.
@@ -122,8 +141,9 @@ def resize_by_matrices(clip: torch.Tensor, plan: CropPlan, resample: int) -> tor
     (height, width), device = clip.shape[2:], clip.device
     rows, y0, y1 = resample_matrix(height, plan.resized[0], plan.top, plan.height, resample)
     columns, x0, x1 = resample_matrix(width, plan.resized[1], plan.left, plan.width, resample)
-    vertical = torch.tensor(rows, device=device)
-    horizontal = torch.tensor(columns, device=device).T
+    dtype = torch.float32 if device.type in _NO_FLOAT64 else torch.float64
+    vertical = torch.tensor(rows, dtype=dtype, device=device)
+    horizontal = torch.tensor(columns, dtype=dtype, device=device).T
     products = [lambda levels: levels @ horizontal, lambda levels: vertical @ levels]
     if _vertical_first((height, width), plan.resized):
         products.reverse()
@@ -131,7 +151,7 @@ def resize_by_matrices(clip: torch.Tensor, plan: CropPlan, resample: int) -> tor
     results = []
     for part in clip.narrow(2, y0, y1 - y0).narrow(3, x0, x1 - x0).split(step):
         for product in products:  # each rounds halves up, as Pillow does
-            part = product(part.to(torch.float32)).add_(0.5).floor_().clamp_(0, 255)
+            part = product(part.to(dtype)).add_(0.5).floor_().clamp_(0, 255)
         results.append(part.to(torch.uint8))
     return torch.cat(results)
 
@@ -162,7 +182,8 @@ def resample_matrix(source: int, target: int, first: int, count: int, resample: 
         resample: Pillow's number of the filter.
 
     Returns:
-        (count, stop - start) float32, and the span (start, stop) of source pixels that its columns stand for.
+        (count, stop - start) float64, multiples of 2^-22, and the span (start, stop) of source pixels that its columns
+        stand for.
     """
     lowest, highest = max(first, 0), min(first + count, target)
     matrix = np.zeros((count, source))
@@ -172,18 +193,21 @@ def resample_matrix(source: int, target: int, first: int, count: int, resample: 
         centres = np.cumsum([scale * 0.5] + [scale] * (target - 1))[lowest:highest]
         matrix[np.arange(lowest, highest) - first, centres.astype(int)] = 1
     else:
+        # the order of these operations is Pillow's: a weight may lie halfway between two multiples
         stretch = max(scale, 1.0)
         support = _SUPPORT[resample] * stretch
         for pixel in range(lowest, highest):
             centre = (pixel + 0.5) * scale
             start, stop = max(int(centre - support + 0.5), 0), min(int(centre + support + 0.5), source)
-            weights = _weights(resample, (np.arange(start, stop) - centre + 0.5) / stretch)
-            matrix[pixel - first, start:stop] = weights / weights.sum()
+            weights = _weights(resample, (np.arange(start, stop) - centre + 0.5) * (1.0 / stretch))
+            units = weights / np.cumsum(weights)[-1] / _WEIGHT_UNIT
+            matrix[pixel - first, start:stop] = np.trunc(units + np.copysign(0.5, units)) * _WEIGHT_UNIT
     used = np.flatnonzero(matrix.any(axis=0))
     start, stop = int(used[0]), int(used[-1]) + 1
-    return matrix[:, start:stop].astype(np.float32), start, stop
+    return matrix[:, start:stop].copy(), start, stop
 
 
+_NO_FLOAT64 = frozenset({"mps"})
 _SUPPORT = {
     int(Image.Resampling.NEAREST): 0.0,
     int(Image.Resampling.BOX): 0.5,
@@ -195,17 +219,30 @@ _SUPPORT = {
 
 
 def _weights(resample: int, x: np.ndarray) -> np.ndarray:
-    """Return a filter at distances ``x`` from its centre, zero outside its support."""
+    """Return a filter at distances ``x`` from its centre, zero outside its support, in Pillow's own arithmetic."""
     distance = np.abs(x)
     if resample == Image.Resampling.BOX:
         return ((x > -0.5) & (x <= 0.5)).astype(float)
     if resample == Image.Resampling.BILINEAR:
         return np.clip(1 - distance, 0, None)
     if resample == Image.Resampling.HAMMING:
-        return np.where(distance < 1, np.sinc(x) * (0.54 + 0.46 * np.cos(np.pi * x)), 0.0)
+        angle = distance * math.pi
+        a, b = float(np.float32(0.54)), float(np.float32(0.46))  # Pillow has the two in single precision
+        window = np.where(x == 0, 1.0, a + b * _each(math.cos, angle))
+        return np.where(distance < 1, _sinc(distance) * window, 0.0)
     if resample == Image.Resampling.LANCZOS:
-        return np.where(distance < 3, np.sinc(x) * np.sinc(x / 3), 0.0)
+        return np.where((x >= -3) & (x < 3), _sinc(x) * _sinc(x / 3), 0.0)
     # Keys' cubic with a = -1/2
-    near = (1.5 * distance - 2.5) * distance**2 + 1
-    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    near = (1.5 * distance - 2.5) * distance * distance + 1
+    far = (((distance - 5) * distance + 8) * distance - 4) * -0.5
     return np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
+
+
+def _sinc(x: np.ndarray) -> np.ndarray:
+    angle = x * math.pi
+    return np.where(x == 0, 1.0, _each(math.sin, angle) / np.where(x == 0, 1.0, angle))
+
+
+def _each(function: Callable[[float], float], values: np.ndarray) -> np.ndarray:
+    """Return a function of the C library at each value; numpy's own may differ from it in the last place."""
+    return np.array([function(value) for value in values.tolist()])

@@ -43,28 +43,32 @@ _WANTED = (
 )
 
 
-def read_clips(videos: Any) -> list[Frames]:
-    """Return a batch as a list of clips: each a 4-D array or tensor, or a sequence of frames.
+def read_clips(videos: Any, layout: str | None = None) -> list[tuple[Frames, str | None]]:
+    """Return a batch as a list of clips: each a 4-D array or tensor, or a sequence of frames, and its channel layout.
 
-    Nothing is copied.
+    Nothing is copied. A ``Clip`` is channels last always, also where its shape could be read otherwise.
+
+    Args:
+        videos: what the caller has.
+        layout: the channel layout of all that is no ``Clip``, or None where it is to be found from the shape.
 
     Raises:
         InputError: it is nothing of that, it is empty, or it mixes frames with clips.
     """
     if isinstance(videos, Clip):
-        return [videos.frames]
+        return [(videos.frames, CHANNELS_LAST)]
     if isinstance(videos, _FRAME_TYPES):
         dimensions = _dimensions(videos)
         if dimensions == 5:
-            return [_non_empty(clip) for clip in _non_empty(videos)]
-        return [_non_empty(videos)] if dimensions == 4 else [[videos]]
+            return [(_non_empty(clip), layout) for clip in _non_empty(videos)]
+        return [(_non_empty(videos) if dimensions == 4 else [videos], layout)]
     if not isinstance(videos, (list, tuple)):
         raise InputError(f"{_WANTED}; got {type(videos).__name__}")
     levels = {_depth(entry) for entry in _non_empty(videos)}
     if levels == {"frame"}:
-        return [videos]
+        return [(videos, layout)]
     if levels == {"clip"}:
-        return [_one_clip(entry) for entry in videos]
+        return [(_one_clip(entry), CHANNELS_LAST if isinstance(entry, Clip) else layout) for entry in videos]
     raise InputError(f"the list mixes frames with clips; {_WANTED}")
 
 

@@ -82,18 +82,19 @@ class ProcessorOptions:
         ConfigError: a field has the wrong type or value.
     """
 
+    # dictionaries and lists have no hash: processors that differ only there share theirs, but are not equal
     do_resize: bool = True
-    size: Any = None
+    size: Any = field(default=None, hash=False)
     resample: int = 2
     do_center_crop: bool = True
-    crop_size: Any = None
+    crop_size: Any = field(default=None, hash=False)
     do_rescale: bool = True
     rescale_factor: float = 1 / 127.5
     offset: bool = True
     do_normalize: bool = True
-    image_mean: Any = None
-    image_std: Any = None
-    extra: dict[str, Any] = field(default_factory=dict, kw_only=True, repr=False)
+    image_mean: Any = field(default=None, hash=False)
+    image_std: Any = field(default=None, hash=False)
+    extra: dict[str, Any] = field(default_factory=dict, kw_only=True, repr=False, hash=False)
 
     def __post_init__(self) -> None:
         for name in _FLAGS:
