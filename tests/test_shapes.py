@@ -37,5 +37,5 @@ def test_right_shapes_pass():
     ],
 )
 def test_wrong_shapes_are_named(call):
-    with pytest.raises(TypeCheckError, match="[Tt]ype-check error"):
+    with pytest.raises(TypeCheckError, match=r"[Tt]ype-check error"):
         call()
