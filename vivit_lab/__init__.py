@@ -11,9 +11,21 @@ from typing import TYPE_CHECKING, Any
 from vivit_lab._version import __version__
 
 if TYPE_CHECKING:
+    from vivit_lab.attribution.attcat import AttCAT as AttCAT
+    from vivit_lab.attribution.attention_gradient import AttentionGradient as AttentionGradient
     from vivit_lab.attribution.base import AttributionMap as AttributionMap
+    from vivit_lab.attribution.chefer import CheferRelevance as CheferRelevance
+    from vivit_lab.attribution.gradient_rollout import GradientRollout as GradientRollout
+    from vivit_lab.attribution.input_gradient import InputXGradient as InputXGradient
+    from vivit_lab.attribution.integrated_gradients import IntegratedGradients as IntegratedGradients
+    from vivit_lab.attribution.legrad import LeGrad as LeGrad
+    from vivit_lab.attribution.occlusion import Occlusion as Occlusion
     from vivit_lab.attribution.raw import RawAttention as RawAttention
+    from vivit_lab.attribution.rise import Rise as Rise
     from vivit_lab.attribution.rollout import AttentionRollout as AttentionRollout
+    from vivit_lab.attribution.smooth_grad import SmoothGrad as SmoothGrad
+    from vivit_lab.attribution.transition import TransitionAttentionMaps as TransitionAttentionMaps
+    from vivit_lab.attribution.value_norm import ValueNormRollout as ValueNormRollout
     from vivit_lab.checkpoints.bundled import bundled_clip_path as bundled_clip_path
     from vivit_lab.checkpoints.bundled import bundled_model_path as bundled_model_path
     from vivit_lab.checkpoints.labels import kinetics400_labels as kinetics400_labels
@@ -44,8 +56,14 @@ if TYPE_CHECKING:
     from vivit_lab.explain import explain_video as explain_video
     from vivit_lab.explain import load_pair as load_pair
     from vivit_lab.grid import TokenGrid as TokenGrid
+    from vivit_lab.hooks.gradients import GradientRecord as GradientRecord
+    from vivit_lab.hooks.gradients import record_gradients as record_gradients
     from vivit_lab.hooks.record import AttentionRecord as AttentionRecord
     from vivit_lab.hooks.recorder import record_attention as record_attention
+    from vivit_lab.hooks.targets import ClassLogit as ClassLogit
+    from vivit_lab.hooks.targets import CosineSimilarity as CosineSimilarity
+    from vivit_lab.hooks.targets import LogitDifference as LogitDifference
+    from vivit_lab.hooks.targets import Probability as Probability
     from vivit_lab.model.auto import load_model as load_model
     from vivit_lab.model.classifier import VivitForVideoClassification as VivitForVideoClassification
     from vivit_lab.model.classifier import VivitModel as VivitModel
@@ -70,6 +88,8 @@ if TYPE_CHECKING:
     from vivit_lab.video.sample import uniform_frame_indices as uniform_frame_indices
 
 __all__ = [
+    "AttCAT",
+    "AttentionGradient",
     "AttentionRecord",
     "AttentionRollout",
     "AttributionMap",
@@ -78,25 +98,40 @@ __all__ = [
     "CheckpointError",
     "CheckpointNotFoundError",
     "CheckpointWarning",
+    "CheferRelevance",
+    "ClassLogit",
     "Clip",
     "Colormap",
     "ConfigError",
+    "CosineSimilarity",
     "DecodeError",
     "DecodeWarning",
     "DoubleNormalizationWarning",
     "Explanation",
     "Geometry",
+    "GradientRecord",
+    "GradientRollout",
     "GridError",
     "InputError",
+    "InputXGradient",
+    "IntegratedGradients",
     "KeyMismatchError",
+    "LeGrad",
+    "LogitDifference",
     "MissingExtraError",
     "MovieWriter",
     "NotAVideoError",
+    "Occlusion",
     "OutOfMemoryBudgetError",
+    "Probability",
     "RawAttention",
+    "Rise",
     "ShortClipWarning",
+    "SmoothGrad",
     "TokenGrid",
+    "TransitionAttentionMaps",
     "UnsafeCheckpointError",
+    "ValueNormRollout",
     "VideoClassifierOutput",
     "VideoError",
     "VideoInfo",
@@ -123,6 +158,7 @@ __all__ = [
     "read_frames",
     "read_video_pyav",
     "record_attention",
+    "record_gradients",
     "render_movie",
     "sample_frame_indices",
     "to_frames",
@@ -132,6 +168,8 @@ __all__ = [
 
 #: Where each name lives.
 _HOME = {
+    "AttCAT": "attribution.attcat",
+    "AttentionGradient": "attribution.attention_gradient",
     "AttentionRecord": "hooks.record",
     "AttentionRollout": "attribution.rollout",
     "AttributionMap": "attribution.base",
@@ -140,25 +178,40 @@ _HOME = {
     "CheckpointError": "errors",
     "CheckpointNotFoundError": "errors",
     "CheckpointWarning": "errors",
+    "CheferRelevance": "attribution.chefer",
+    "ClassLogit": "hooks.targets",
     "Clip": "video.clip",
     "Colormap": "colormap",
     "ConfigError": "errors",
+    "CosineSimilarity": "hooks.targets",
     "DecodeError": "errors",
     "DecodeWarning": "errors",
     "DoubleNormalizationWarning": "errors",
     "Explanation": "explain",
     "Geometry": "video.geometry",
+    "GradientRecord": "hooks.gradients",
+    "GradientRollout": "attribution.gradient_rollout",
     "GridError": "errors",
     "InputError": "errors",
+    "InputXGradient": "attribution.input_gradient",
+    "IntegratedGradients": "attribution.integrated_gradients",
     "KeyMismatchError": "errors",
+    "LeGrad": "attribution.legrad",
+    "LogitDifference": "hooks.targets",
     "MissingExtraError": "errors",
     "MovieWriter": "video.encode",
     "NotAVideoError": "errors",
+    "Occlusion": "attribution.occlusion",
     "OutOfMemoryBudgetError": "errors",
+    "Probability": "hooks.targets",
     "RawAttention": "attribution.raw",
+    "Rise": "attribution.rise",
     "ShortClipWarning": "errors",
+    "SmoothGrad": "attribution.smooth_grad",
     "TokenGrid": "grid",
+    "TransitionAttentionMaps": "attribution.transition",
     "UnsafeCheckpointError": "errors",
+    "ValueNormRollout": "attribution.value_norm",
     "VideoClassifierOutput": "model.outputs",
     "VideoError": "errors",
     "VideoInfo": "video.probe",
@@ -184,6 +237,7 @@ _HOME = {
     "read_frames": "video.read",
     "read_video_pyav": "video.read",
     "record_attention": "hooks.recorder",
+    "record_gradients": "hooks.gradients",
     "render_movie": "render.movie",
     "sample_frame_indices": "video.sample",
     "to_frames": "render.overlay",

@@ -89,7 +89,9 @@ def query_tokens(record: AttentionRecord, queries: int | Sequence[int] | Tensor 
     return tokens, f"{'token' if len(tokens) == 1 else 'mean of tokens'} {', '.join(names)}{more}"
 
 
-def map_of(record: AttentionRecord, relevance: Tensor, method: Any, target: str, scale: str) -> AttributionMap:
+def map_of(
+    record: AttentionRecord, relevance: Tensor, method: Any, target: str, scale: str, *, signed: bool = False
+) -> AttributionMap:
     """Return the map of a relevance (batch, token) that a method, a dataclass, read from a record."""
     share = relevance.select(1, 0).tolist() if record.grid.cls and not is_fake(relevance) else None
     return AttributionMap(
@@ -98,6 +100,7 @@ def map_of(record: AttentionRecord, relevance: Tensor, method: Any, target: str,
         method=type(method).__name__,
         parameters=asdict(method),
         scale=scale,
+        signed=signed,
         target=target,
         model_id=record.model_id,
         frame_indices=record.frame_indices,

@@ -1,0 +1,78 @@
+"""AttCAT: class activation tokens of every layer, weighed with the attention they receive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from vivit_lab.attribution.base import AttributionMap
+from vivit_lab.attribution.products import gradient_map, gradient_record_of, layer_range
+from vivit_lab.errors import InputError
+from vivit_lab.hooks.gradients import GradientRecord
+from vivit_lab.hooks.targets import TargetLike
+from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.video.clip import Clip
+
+__all__ = ["AttCAT"]
+
+
+@dataclass(frozen=True)
+class AttCAT:
+    """Attentive class activation tokens (Qiang et al., NeurIPS 2022, https://openreview.net/forum?id=cA8Zor8wFr5).
+
+    A token's class activation in layer l is its state times the state's gradient, CAT_l,j = Σ_d h_l,j,d · ∂y/∂h_l,j,d,
+    with h_l the residual stream that enters the layer. It is weighed with the attention that the token receives there,
+    averaged over heads and queries, and summed over layers: Σ_l E_h E_i[A_l,ij] · CAT_l,j. As in the authors' code no
+    min–max scaling hides the sign.
+
+    Args:
+        start_layer: the lowest layer that is summed; negative counts from the last.
+
+    Cost: one forward and one backward pass, and one blockwise pass over each pattern. Memory: 6·tokens·d_model a layer.
+    """
+
+    class_agnostic: ClassVar[bool] = False
+
+    start_layer: int = 0
+
+    def __call__(
+        self,
+        model: VivitModel | VivitForVideoClassification | GradientRecord,
+        pixel_values: Tensor | Clip | Sequence[Clip] | None = None,
+        target: TargetLike = None,
+        *,
+        head_mask: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+    ) -> AttributionMap:
+        """Explain a batch of clips.
+
+        Args:
+            model: a ViViT, or a record of its gradients taken with ``states=True``.
+            pixel_values: (batch, frames, channels, height, width) or prepared clips; not with a record.
+            target: a class, a ``Target`` or a function of the output; None for each clip's predicted class; not with a
+                record, which has its own.
+            head_mask: as for the model's forward; not with a record.
+            interpolate_pos_encoding: as for the model's forward; not with a record.
+
+        Returns:
+            A signed map, in units of the target.
+
+        Raises:
+            InputError: the target or ``start_layer`` do not fit, or the record has no states.
+        """
+        layers = layer_range(model, self.start_layer)
+        forward = {"head_mask": head_mask, "interpolate_pos_encoding": interpolate_pos_encoding}
+        record = gradient_record_of(model, pixel_values, target, layers, states=True, **forward)
+        count = record.grid.num_tokens
+        total = torch.zeros(record.batch_size, count, device=record.device)
+        for layer in layers:
+            if record.layer_index(layer) not in record.state_gradients:
+                raise InputError("the record has no states: take it with record_gradients(…, states=True)")
+            received = record.propagate(layer, torch.full_like(total, 1 / count))
+            total += received * (record.states[layer].float() * record.state_gradients[layer].float()).sum(dim=-1)
+        scale = f"attention received × class activation, of the {record.unit}"
+        return gradient_map(record, total, self, None, scale, signed=True)

@@ -1,0 +1,97 @@
+"""SmoothGrad."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from vivit_lab.attribution.base import AttributionMap
+from vivit_lab.attribution.forwards import Problem, check_positive, tubelet_sum
+from vivit_lab.attribution.progress import progress_bar
+from vivit_lab.errors import InputError
+from vivit_lab.hooks.targets import TargetLike
+from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.video.clip import Clip
+
+__all__ = ["SmoothGrad"]
+
+
+@dataclass(frozen=True)
+class SmoothGrad:
+    """Mean gradient over noisy copies of the clip (Smilkov et al. 2017, https://arxiv.org/abs/1706.03825).
+
+    A tubelet's relevance is the sum of the absolute values of the mean gradient over its pixels: how sensitive the
+    target is to them, whatever the direction.
+
+    Args:
+        samples: noisy copies.
+        noise: standard deviation of the noise, as a fraction of the clip's range (largest less smallest pixel).
+        times_input: multiply the mean gradient by the pixels instead of taking absolute values; the map is then signed
+            and to be compared with ``InputXGradient``.
+        seed: of the noise. Each clip of a batch gets the same draws, so its map does not depend on the others.
+
+    Raises:
+        InputError: an argument is wrong.
+
+    Cost: ``samples`` forward and backward passes a clip; memory as the graphs of ``batch_size`` clips.
+    """
+
+    class_agnostic: ClassVar[bool] = False
+
+    samples: int = 25
+    noise: float = 0.15
+    times_input: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_positive(samples=self.samples)
+        if not (math.isfinite(self.noise) and self.noise >= 0):
+            raise InputError(f"noise must be a fraction of the clip's range, 0 or more; got {self.noise}")
+
+    def __call__(
+        self,
+        model: VivitModel | VivitForVideoClassification,
+        pixel_values: Tensor | Clip | Sequence[Clip],
+        target: TargetLike = None,
+        *,
+        batch_size: int = 4,
+        head_mask: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        progress: bool | None = None,
+    ) -> AttributionMap:
+        """Explain a batch of clips; the arguments are those of ``IntegratedGradients``.
+
+        Returns:
+            A map in units of the target for each unit of pixel value, or of the target with ``times_input``.
+
+        Raises:
+            InputError: the clips, the target or the batch size do not fit.
+        """
+        check_positive(batch_size=batch_size)
+        forward = {"head_mask": head_mask, "interpolate_pos_encoding": interpolate_pos_encoding}
+        problem = Problem.of(model, pixel_values, target, **forward)
+        bar = progress_bar(None, progress, type(self).__name__, "sample", self.samples * len(problem.pixels))
+
+        def explain(clip: Tensor, index: int) -> Tensor:
+            generator = torch.Generator().manual_seed(self.seed)
+            deviation = self.noise * (clip.max() - clip.min())
+            total = torch.zeros_like(clip, dtype=torch.float32)
+            for first in range(0, self.samples, batch_size):
+                count = min(batch_size, self.samples - first)
+                # drawn on the CPU and one by one: the same noise on any device and for any batch size
+                draws = torch.stack([torch.randn(clip.shape, generator=generator) for _ in range(count)])
+                versions = clip + deviation * draws.to(clip.device, clip.dtype)
+                total += problem.gradients(versions, [index] * count).sum(dim=0)
+                bar.update(count)
+            mean = total / self.samples
+            return tubelet_sum(clip.float() * mean if self.times_input else mean.abs(), problem.grid)
+
+        with bar:
+            relevance = problem.over_clips(explain)
+        what = "pixel × smoothed gradient" if self.times_input else "absolute smoothed gradient"
+        return problem.map(relevance, self, f"{what} of the {problem.target.unit}", signed=self.times_input)

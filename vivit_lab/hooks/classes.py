@@ -1,0 +1,57 @@
+"""Classes by number, and what they are called."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vivit_lab.errors import InputError
+from vivit_lab.model.config import VivitConfig
+
+__all__ = ["named_classes"]
+
+_MOST_NAMES = 8
+
+
+def named_classes(
+    index: int | Sequence[int] | Tensor | None, logits: Tensor, config: VivitConfig, chosen: str = "predicted"
+) -> tuple[Tensor, str]:
+    """Return the class of each clip, (batch,), and its name in words.
+
+    Args:
+        index: a class, one for each clip, or None for the one with the largest logit.
+        logits: (batch, class).
+        config: names the classes.
+        chosen: what the class with the largest logit is called.
+
+    Raises:
+        InputError: the model has no such class.
+    """
+    batch, count = logits.shape
+    if index is None:
+        classes = logits.argmax(dim=-1)
+    else:
+        classes = torch.tensor(_indices(index, batch, count), device=logits.device)
+    values = classes.tolist()
+    names = [f"{value} ({(config.id2label or {}).get(value, f'LABEL_{value}')})" for value in values]
+    if len(set(values)) == 1:
+        return classes, f"class {names[0]}" + (f", {chosen}" if index is None else "")
+    more = f" and {batch - _MOST_NAMES} more" if batch > _MOST_NAMES else ""
+    which = f"{chosen} class of each clip" if index is None else "class of each clip"
+    return classes, f"{which}: {', '.join(names[:_MOST_NAMES])}{more}"
+
+
+def _indices(index: Any, batch: int, count: int) -> list[int]:
+    wanted = f"one of the model's classes 0..{count - 1}, or one for each of the {batch} clips"
+    try:
+        given = index.tolist() if isinstance(index, Tensor) else index
+        values = [operator.index(value) for value in (given if isinstance(given, (list, tuple, range)) else [given])]
+    except TypeError as error:
+        raise InputError(f"a target is {wanted}, a Target or a function; got {index!r}") from error
+    if isinstance(given, bool) or len(values) not in (1, batch) or not all(0 <= value < count for value in values):
+        raise InputError(f"a target class must be {wanted}; got {index!r}")
+    return values * batch if len(values) == 1 else values

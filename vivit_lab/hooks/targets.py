@@ -1,0 +1,279 @@
+"""What is explained: one number a clip, computed from the model's output.
+
+A target is *bound* to the clean clips first. That fixes the predicted class, so that every perturbed version of a clip
+is asked about the same class, and gives the name that the map will bear.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vivit_lab.errors import InputError
+from vivit_lab.hooks.classes import named_classes
+from vivit_lab.model.config import VivitConfig
+
+__all__ = [
+    "BoundTarget",
+    "ClassLogit",
+    "CosineSimilarity",
+    "LogitDifference",
+    "Probability",
+    "Target",
+    "TargetLike",
+    "bind_target",
+]
+
+_SOURCES = ("auto", "pooler", "cls")
+
+
+@dataclass(frozen=True, eq=False)
+class BoundTarget:
+    """A target whose classes are fixed for the clips of one batch.
+
+    Args:
+        score: (output, clip index of each row of the output) → (row,).
+        name: what is explained, in words, such as ``"class 3 (LABEL_3), predicted"``.
+        unit: what a score is: ``"logit"``, ``"probability"``, …
+        num_clips: how many clips it was bound to.
+    """
+
+    score: Callable[[Any, Tensor], Tensor]
+    name: str
+    unit: str
+    num_clips: int
+
+    def __call__(self, output: Any, clips: Sequence[int] | Tensor | None = None) -> Tensor:
+        """Return the scores (row,) of a model's output.
+
+        Args:
+            output: a model's output.
+            clips: which of the bound clips each row is a version of; by default row i is one of clip i.
+
+        Raises:
+            InputError: the rows are not those of the bound clips, or the target's function gave something else than one
+                number a row.
+        """
+        some = next(iter(output.values()))
+        if clips is None and len(some) != self.num_clips:
+            raise InputError(
+                f"the target is bound to {self.num_clips} clips, the output has {len(some)}: name its clips"
+            )
+        index = torch.as_tensor(range(self.num_clips) if clips is None else clips, device=some.device)
+        scores = self.score(output, index)
+        if not isinstance(scores, Tensor) or scores.shape != (len(index),):
+            got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise InputError(f"a target must give one number a clip, a tensor ({len(index)},); got {got}")
+        return scores
+
+
+class Target(ABC):
+    """Base of the targets. A subclass says how its score is computed by ``bind``."""
+
+    @abstractmethod
+    def bind(self, output: Any, config: VivitConfig) -> BoundTarget:
+        """Fix what depends on the clean clips' output, such as the predicted class.
+
+        Args:
+            output: the model's output for the clean clips.
+            config: the model's configuration, which names the classes.
+        """
+
+
+TargetLike = Target | BoundTarget | int | Sequence[int] | Tensor | Callable[[Any], Tensor] | None
+"""What a method takes as ``target``; see ``bind_target``."""
+
+
+@dataclass(frozen=True)
+class ClassLogit(Target):
+    """The logit of a class.
+
+    Args:
+        index: the class, one for each clip, or None for each clip's predicted class.
+
+    Example:
+        >>> heat = CheferRelevance()(model, clip, ClassLogit(3))  # or simply 3
+    """
+
+    index: int | Sequence[int] | Tensor | None = None
+
+    def bind(self, output: Any, config: VivitConfig) -> BoundTarget:
+        """See ``Target.bind``.
+
+        Raises:
+            InputError: the model has no classifier, or not that class.
+        """
+        logits = _logits(output, config)
+        classes, name = named_classes(self.index, logits, config)
+        return BoundTarget(lambda output, clips: _take(output.logits, classes, clips), name, "logit", len(logits))
+
+
+@dataclass(frozen=True)
+class LogitDifference(Target):
+    """The logit of class a less that of class b: why this and not that.
+
+    Args:
+        a: the class to explain; one for each clip; None for the predicted class.
+        b: the class to tell it from; None for the strongest other class.
+    """
+
+    a: int | Sequence[int] | Tensor | None = None
+    b: int | Sequence[int] | Tensor | None = None
+
+    def bind(self, output: Any, config: VivitConfig) -> BoundTarget:
+        """See ``Target.bind``.
+
+        Raises:
+            InputError: the model has no classifier or a single class, not that class, or both classes are the same.
+        """
+        logits = _logits(output, config)
+        if logits.shape[1] < 2:
+            raise InputError("a logit difference wants two classes, the model has one")
+        first, name = named_classes(self.a, logits, config)
+        rest = logits.detach().scatter(1, first.unsqueeze(1), -torch.inf)
+        second, other = named_classes(self.b, rest, config, chosen="the strongest other")
+        if bool((first == second).any()):
+            raise InputError(f"a logit difference wants two different classes, got {name} and {other}")
+
+        def score(output: Any, clips: Tensor) -> Tensor:
+            return _take(output.logits, first, clips) - _take(output.logits, second, clips)
+
+        return BoundTarget(score, f"{name}, against {other}", "logit difference", len(logits))
+
+
+@dataclass(frozen=True)
+class Probability(Target):
+    """The probability of a class: softmax over the classes (a sigmoid where the model has several labels a clip).
+
+    Its gradient vanishes where the model is sure; prefer ``ClassLogit`` for gradient methods.
+
+    Args:
+        index: the class, one for each clip, or None for each clip's predicted class.
+    """
+
+    index: int | Sequence[int] | Tensor | None = None
+
+    def bind(self, output: Any, config: VivitConfig) -> BoundTarget:
+        """See ``Target.bind``.
+
+        Raises:
+            InputError: the model has no classifier, or not that class.
+        """
+        logits = _logits(output, config)
+        classes, name = named_classes(self.index, logits, config)
+        several = config.problem_type == "multi_label_classification"
+
+        def score(output: Any, clips: Tensor) -> Tensor:
+            values = output.logits.float()
+            return _take(values.sigmoid() if several else values.softmax(dim=-1), classes, clips)
+
+        return BoundTarget(score, f"probability of {name}", "probability", len(logits))
+
+
+@dataclass(frozen=True, eq=False)
+class CosineSimilarity(Target):
+    """Cosine of the clip's embedding and another one, for models without a classifier.
+
+    Args:
+        embedding: (d_model,), or (batch, d_model) for one a clip, e.g. of another clip or a class mean.
+        of: ``"pooler"`` for the pooler's output, ``"cls"`` for the CLS token after the final LayerNorm, ``"auto"`` for
+            the pooler's where there is one.
+
+    Raises:
+        InputError: ``of`` is not known, or the embedding is no vector or batch of vectors.
+    """
+
+    embedding: Tensor = field(repr=False)
+    of: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.of not in _SOURCES:
+            raise InputError(f"of={self.of!r} is not known; choose one of {', '.join(_SOURCES)}")
+        if not isinstance(self.embedding, Tensor) or self.embedding.ndim not in (1, 2):
+            raise InputError("embedding must be a tensor (d_model,) or (batch, d_model)")
+
+    def bind(self, output: Any, config: VivitConfig) -> BoundTarget:
+        """See ``Target.bind``.
+
+        Raises:
+            InputError: the model's output has no such embedding, or one of another size.
+        """
+        source, features = self._features(output, config)
+        count, width = features.shape
+        shape = tuple(self.embedding.shape)
+        if shape not in ((width,), (1, width), (count, width)):
+            raise InputError(f"embedding must be ({width},) or ({count} clips, {width}), got {shape}")
+        wanted = self.embedding.to(features.device, torch.float32).expand(count, width)
+
+        def score(output: Any, clips: Tensor) -> Tensor:
+            return functional.cosine_similarity(
+                self._features(output, config)[1].float(), wanted.index_select(0, clips), dim=-1
+            )
+
+        return BoundTarget(score, f"cosine similarity of the {source} to an embedding", "cosine similarity", count)
+
+    def _features(self, output: Any, config: VivitConfig) -> tuple[str, Tensor]:
+        pooled = output.get("pooler_output")
+        if self.of != "cls" and pooled is not None:
+            return "pooler output", pooled
+        hidden = output.get("last_hidden_state")
+        if self.of != "pooler" and hidden is not None:
+            return "CLS token", hidden.select(1, 0)
+        if self.of != "pooler" and not config.num_labels and output.get("logits") is not None:
+            return "CLS token", output.logits  # a classifier that was left out passes the CLS token on
+        raise InputError(f"the model's output has no embedding of={self.of!r}: use a VivitModel (with its pooler)")
+
+
+@dataclass(frozen=True, eq=False)
+class _Function(Target):
+    """A user's function: output → (row,)."""
+
+    function: Callable[[Any], Tensor]
+
+    def bind(self, output: Any, config: VivitConfig) -> BoundTarget:
+        name = getattr(self.function, "__name__", type(self.function).__name__)
+        count = len(next(iter(output.values())))
+        return BoundTarget(lambda output, _: self.function(output), f"{name}(output)", "target", count)
+
+
+def bind_target(target: TargetLike, output: Any, config: VivitConfig, default: type[Any] = ClassLogit) -> BoundTarget:
+    """Return a target bound to clean clips.
+
+    Args:
+        target: a ``Target``; an int or one int for each clip (classes); None for the predicted class; or a function of
+            the model's output that gives one number for each row and treats each row alone (it is also given outputs
+            of several versions of one clip).
+        output: the model's output for the clean clips.
+        config: the model's configuration.
+        default: what a bare class means, ``ClassLogit`` or ``Probability``.
+
+    Raises:
+        InputError: it is none of these, or does not fit the model.
+    """
+    if isinstance(target, BoundTarget):
+        return target
+    if isinstance(target, Target):
+        return target.bind(output, config)
+    if callable(target) and not isinstance(target, Tensor):
+        return _Function(target).bind(output, config)
+    return default(target).bind(output, config)
+
+
+def _logits(output: Any, config: VivitConfig) -> Tensor:
+    logits = output.get("logits")
+    if logits is None or not config.num_labels:
+        raise InputError(
+            "the model has no classifier, so no class can be explained: pass target=CosineSimilarity(embedding) or a "
+            "function of the output, e.g. lambda output: output.last_hidden_state[:, 0].norm(dim=-1)"
+        )
+    return logits
+
+
+def _take(values: Tensor, classes: Tensor, clips: Tensor) -> Tensor:
+    return values.gather(1, classes.index_select(0, clips).unsqueeze(1)).squeeze(1)
