@@ -105,17 +105,17 @@ class ValueNormRollout:
         for rows, pattern in record.pattern_blocks(layer, clip):
             size = rows.stop - rows.start
             share = pattern.permute(2, 1, 0)  # (key, row, head)
-            norms = (torch.bmm(share, gram) * share).sum(dim=-1).clamp_(min=0).sqrt_().transpose(0, 1)
+            norms = (torch.bmm(share, gram) * share).sum(dim=-1).clamp_(min=0).sqrt_()  # (key, row)
             if self.residual:
                 own = pattern.narrow(2, rows.start, size).diagonal(dim1=1, dim2=2)  # (head, row)
                 context = own.unsqueeze(-1) * values.narrow(1, rows.start, size)  # (head, row, d_head)
                 added = torch.einsum("hrd,mhd->rm", context, projection) + state.narrow(0, rows.start, size)
-                norms = norms.contiguous()
-                norms.narrow(1, rows.start, size).diagonal().copy_(added.norm(dim=-1))
-            sums = norms.sum(dim=-1)
+                index = torch.arange(rows.start, rows.stop, device=norms.device).unsqueeze(0)
+                norms.scatter_(0, index, added.norm(dim=-1).unsqueeze(0))
+            sums = norms.sum(dim=0)
             part = weights.narrow(0, rows.start, size)
             part = torch.where(sums > 0, part / sums.clamp_min(torch.finfo(sums.dtype).tiny), 0)
-            total += torch.matmul(part, norms)
+            total += torch.matmul(norms, part)
         return total
 
 
