@@ -6,17 +6,24 @@ import torch
 from PIL import Image
 
 from tests.model.tiny import TINY
+from vivit_lab.attribution.attention_gradient import AttentionGradient
 from vivit_lab.attribution.base import AttributionMap
+from vivit_lab.attribution.chefer import CheferRelevance
+from vivit_lab.attribution.occlusion import Occlusion
 from vivit_lab.attribution.raw import RawAttention
 from vivit_lab.attribution.rollout import AttentionRollout
 from vivit_lab.errors import CheckpointNotFoundError, ConfigError, InputError
-from vivit_lab.explain import explain_video, load_pair, make_method, top_labels
+from vivit_lab.explain import METHODS, explain_video, load_pair, make_method, top_labels
 from vivit_lab.hooks.recorder import record_attention
+from vivit_lab.hooks.targets import ClassLogit, CosineSimilarity
 from vivit_lab.model.auto import load_model
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.video.preprocess import VivitImageProcessor
 from vivit_lab.video.read import read_clip
+
+SHORT = {"transition": {"steps": "2"}, "integrated_gradients": {"steps": "2"}, "smooth_grad": {"samples": "2"},
+         "rise": {"masks": "2"}}  # fmt: skip
 
 
 def test_one_call_writes_movie_sheet_and_map(checkpoint, video, tmp_path):
@@ -76,26 +83,70 @@ def test_a_model_without_its_processor_or_with_another_size_is_refused(checkpoin
         load_pair(str(tmp_path))
 
 
-def test_methods_by_name():
-    assert make_method("rollout") == AttentionRollout()
-    settings = {"start_layer": "8", "head_fusion": "max", "discard_ratio": "0.5"}
-    assert make_method("AttentionRollout", settings) == AttentionRollout("max", 0.5, start_layer=8)
-    assert make_method("raw", {"head": "none", "layer": "-2"}) == RawAttention(layer=-2)
-    assert make_method("raw", {"head": "3"}) == RawAttention(head=3)
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_explains_a_video(checkpoint, video, tmp_path, name):
+    model, processor = load_pair(str(checkpoint))
+    method = make_method(name, SHORT.get(name))
+    result = explain_video(video, model, processor, method, out=tmp_path, sheet=True, movie={"colorbar": True})
+    want = method(model, read_clip(video, 4, 2, processor=processor))
+    torch.testing.assert_close(result.map.relevance, want.relevance)
+    assert result.map.metadata() == want.metadata()
+    assert (result.record is None) == (name not in ("raw", "rollout"))
+    assert all(path.stat().st_size > 500 for path in result.files.values())
 
 
-@pytest.mark.parametrize(
-    ("name", "settings", "message"),
-    [
-        ("gradcam", {}, "method 'gradcam' is not known; choose one of raw, rollout"),
-        ("raw", {"depth": "1"}, "RawAttention has no field 'depth'; it has layer, head_fusion, head"),
-        ("rollout", {"start_layer": "top"}, "AttentionRollout's start_layer wants int, got 'top'"),
-        ("rollout", {"residual": "half"}, "residual wants float, got 'half'"),
-    ],
-)
-def test_methods_that_do_not_exist_are_refused(name, settings, message):
-    with pytest.raises(InputError, match=message):
-        make_method(name, settings)
+def test_a_class_by_index_by_label_or_as_a_target(checkpoint, video, tmp_path):
+    model, processor = load_pair(str(checkpoint))
+    maps = [
+        explain_video(video, model, processor, CheferRelevance(), out=tmp_path, target=target).map
+        for target in (2, "2", "label_2", ClassLogit(2))
+    ]
+    assert [heat.target for heat in maps] == ["class 2 (LABEL_2)"] * 4
+    for heat in maps[1:]:
+        torch.testing.assert_close(heat.relevance, maps[0].relevance)
+    predicted = explain_video(video, model, processor, CheferRelevance(), out=tmp_path).map
+    assert predicted.target.endswith(", predicted")
+    with pytest.raises(InputError, match="no class 'dog'"):
+        explain_video(video, model, processor, CheferRelevance(), out=tmp_path, target="dog")
+
+
+def test_queries_and_progress_go_to_methods_that_take_them(checkpoint, video, tmp_path, capsys):
+    model, processor = load_pair(str(checkpoint))
+    heat = explain_video(video, model, processor, CheferRelevance(), out=tmp_path, target=1, queries=[(0, 1, 1)]).map
+    assert heat.target == "class 1 (LABEL_1); read from token (t=0, y=1, x=1)"
+    explain_video(video, model, processor, Occlusion(), out=tmp_path, progress=True)
+    assert "Occlusion" in capsys.readouterr().err
+    with pytest.raises(InputError, match="Occlusion explains the clip as a whole and takes no queries; those that do"):
+        explain_video(video, model, processor, Occlusion(), out=tmp_path, queries=[(0, 1, 1)])
+
+
+def test_what_cannot_be_explained_is_refused_before_the_video_is_read(tmp_path):
+    bare, processor = VivitModel(VivitConfig(**TINY)), VivitImageProcessor.trained_range()
+    for method in (CheferRelevance(), Occlusion()):
+        for target in (None, 3, "dog"):
+            with pytest.raises(InputError, match=r"explains a class, but .* has no classifier: .*raw, rollout, value_"):
+                explain_video("nowhere.mp4", bare, processor, method, out=tmp_path, target=target)
+    for target in (3, "dog"):
+        with pytest.raises(InputError, match=f"does not depend on the class, and target={target!r} would be ignored"):
+            explain_video("nowhere.mp4", bare, processor, RawAttention(), out=tmp_path, target=target)
+
+
+def test_a_target_that_is_no_class_needs_no_classifier(checkpoint, video, tmp_path):
+    torch.manual_seed(0)
+    bare, processor = VivitModel(VivitConfig(**TINY)), load_pair(str(checkpoint))[1]
+    target = CosineSimilarity(torch.randn(48))
+    heat = explain_video(video, bare, processor, AttentionGradient(positive=False), out=tmp_path, target=target).map
+    assert heat.target.startswith("cosine similarity")
+    assert heat.signed
+
+
+def test_another_callable_is_a_method_too(checkpoint, video, tmp_path):
+    model, processor = load_pair(str(checkpoint))
+
+    def uniform(model, clip, target):
+        return AttributionMap(torch.ones(1, 2, 2, 2), model.config.grid, "uniform")
+
+    assert explain_video(video, model, processor, uniform, out=tmp_path).map.method == "uniform"
 
 
 def test_top_labels_are_sorted_and_sum_to_one():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import inspect
 import os
 import re
 from collections.abc import Sequence
@@ -15,11 +15,14 @@ from torch import Tensor
 
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.attribution.raw import RawAttention
+from vivit_lab.attribution.reading import refuse_target
+from vivit_lab.attribution.registry import METHODS, class_by_name, make_method
 from vivit_lab.attribution.rollout import AttentionRollout
 from vivit_lab.checkpoints.hub import pin_revision
 from vivit_lab.errors import CheckpointNotFoundError, ConfigError, InputError
 from vivit_lab.hooks.record import AttentionRecord
 from vivit_lab.hooks.recorder import record_attention
+from vivit_lab.hooks.targets import TargetLike
 from vivit_lab.model.auto import load_model
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.config import VivitConfig
@@ -44,8 +47,6 @@ __all__ = [
 _MOVIES = (".mp4", ".m4v", ".mov", ".mkv")
 _OTHER_MEDIA = (".avi", ".gif", ".jpg", ".json", ".mpg", ".png", ".safetensors", ".webm")
 
-METHODS: dict[str, type[Any]] = {"raw": RawAttention, "rollout": AttentionRollout}
-
 #: What the demo shows: on the bundled image model a rollout over all twelve layers is diffuse, from layer 8 it is not.
 DEMO_METHOD = AttentionRollout(start_layer=8)
 
@@ -57,13 +58,14 @@ class Explanation:
     Args:
         clip: the prepared clip.
         map: relevance of its tubelets.
-        record: the attention record it was read from, for further questions.
+        record: the attention record it was read from, for further questions; None where the method ran the model
+            itself.
         files: what was written: ``"movie"``, and ``"sheet"`` and ``"map"`` where asked for.
     """
 
     clip: Clip
     map: AttributionMap
-    record: AttentionRecord
+    record: AttentionRecord | None
     files: dict[str, Path]
 
 
@@ -77,7 +79,7 @@ def load_pair(
     """Load a model and the processor that its pixels need.
 
     Args:
-        name: a directory, a Hub id, or ``"bundled"``.
+        name: a directory, a Hub id, ``"bundled"`` or ``"planted"``.
         device: where the model goes; ``"auto"`` takes CUDA where there is one, else the CPU; None is the CPU.
         dtype: dtype of the parameters; None is float32.
         **options: as for ``from_pretrained``.
@@ -107,47 +109,13 @@ def load_pair(
     return model, processor
 
 
-def make_method(name: str, settings: dict[str, str] | None = None) -> Any:
-    """Return a method by its name, with fields given as text.
-
-    Args:
-        name: a key of ``METHODS``, or the class's name.
-        settings: field → value as typed, e.g. ``{"start_layer": "8"}``.
-
-    Raises:
-        InputError: there is no such method or field, or a value does not fit it.
-    """
-    by_name = {**METHODS, **{method.__name__.lower(): method for method in METHODS.values()}}
-    method = by_name.get(name.lower())
-    if method is None:
-        raise InputError(f"method {name!r} is not known; choose one of {', '.join(METHODS)}")
-    fields = {field.name: field for field in dataclasses.fields(method)}
-    values: dict[str, Any] = {}
-    for key, text in (settings or {}).items():
-        if key not in fields:
-            raise InputError(f"{method.__name__} has no field {key!r}; it has {', '.join(fields)}")
-        values[key] = _parse(method.__name__, fields[key], text)
-    return method(**values)
-
-
-def _parse(method: str, field: dataclasses.Field[Any], text: str) -> Any:
-    kind = str(field.type)
-    if "None" in kind and text.lower() == "none":
-        return None
-    try:
-        if "int" in kind:
-            return int(text)
-        return float(text) if "float" in kind else text
-    except ValueError as error:
-        raise InputError(f"{method}'s {field.name} wants {kind}, got {text!r}") from error
-
-
 def explain_video(
     path: str | os.PathLike[str],
     model: VivitModel | VivitForVideoClassification,
     processor: VivitImageProcessor,
     method: Any = DEMO_METHOD,
     *,
+    target: TargetLike | str = None,
     out: str | os.PathLike[str] = ".",
     stride: int = 2,
     start: int | float = 0,
@@ -164,36 +132,40 @@ def explain_video(
         path: a video file.
         model: a ViViT.
         processor: what prepares its pixels.
-        method: called with a record.
+        method: any method of the package, or another callable as (model, clip, target).
+        target: what a class-specific method explains: a class's index or label, or a ``Target``; None for the
+            predicted class. Class-agnostic methods take none.
         out: a directory, or a path ending in a movie's suffix; the other files go beside it.
         stride: take one frame in so many; published ViViTs were trained with 2.
         start: first frame (int), or time in seconds (float).
-        queries: places (t, y, x) whose attention is shown, averaged; CLS by default.
+        queries: places (t, y, x) that are explained instead of CLS, averaged, by methods that can.
         sheet: also write a contact sheet, PNG.
         save_map: also write the map, safetensors.
         percentile: the colour scale ends at this percentile of the clip's relevance, which keeps a few outlying tokens
             from hiding all others, and the picture says so. None ends it at the maximum. Not used where ``movie`` has
             its own ``limits`` or one scale a frame.
-        progress: show a progress bar while the movie is drawn.
+        progress: show progress bars while an expensive method runs and while the movie is drawn.
         movie: further arguments of ``render_movie``.
 
     Raises:
         VideoError: the file cannot be read.
         InputError: an argument does not fit.
     """
-    movie_path(out, path, method)  # refuses before anything is computed
+    file = movie_path(out, path, method)  # refuses before anything is computed
+    _check_target(method, model, target)
+    wanted = class_by_name(target, model.config) if isinstance(target, str) else target
+    options = _options(method, model, queries, progress=progress)
     clip = read_clip(path, model.config.num_frames, stride, start, processor=processor)
-    record = record_attention(model, clip)
-    tokens = None if queries is None else [record.grid.token(*_place(query)) for query in queries]
-    relevance = method(record, queries=tokens)
-    target = movie_path(out, path, method)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    reads_record = isinstance(method, (RawAttention, AttentionRollout))
+    record = record_attention(model, clip) if reads_record else None
+    relevance = method(*((model, clip) if record is None else (record, None)), wanted, **options)
+    file.parent.mkdir(parents=True, exist_ok=True)
     drawing = {"percentile": percentile, **(movie or {})}
     if drawing.get("limits") is not None or drawing.get("normalize", "clip") == "frame":
         drawing["percentile"] = None  # the scale is given already
-    files = {"movie": render_movie(clip, relevance, target, progress=progress, **drawing)}
+    files = {"movie": render_movie(clip, relevance, file, progress=progress, **drawing)}
     if sheet:
-        files["sheet"] = target.with_suffix(".png")
+        files["sheet"] = file.with_suffix(".png")
         shared = {
             key: drawing[key]
             for key in ("colormap", "alpha", "normalize", "limits", "percentile", "interpolation")
@@ -201,9 +173,40 @@ def explain_video(
         }
         contact_sheet(clip, relevance, files["sheet"], **shared)
     if save_map:
-        files["map"] = target.with_suffix(".safetensors")
+        files["map"] = file.with_suffix(".safetensors")
         relevance.save(files["map"])
     return Explanation(clip, relevance, record, files)
+
+
+def _options(
+    method: Any, model: VivitModel | VivitForVideoClassification, queries: Any, *, progress: bool
+) -> dict[str, Any]:
+    """Return those arguments of a method's call that it has and that are needed."""
+    known = inspect.signature(method).parameters
+    options: dict[str, Any] = {"progress": progress} if "progress" in known else {}
+    if queries is not None:
+        if "queries" not in known:
+            can = [name for name, kind in METHODS.items() if "queries" in inspect.signature(kind.__call__).parameters]
+            raise InputError(
+                f"{type(method).__name__} explains the clip as a whole and takes no queries; those that do are "
+                f"{', '.join(can)}"
+            )
+        options["queries"] = [model.config.grid.token(*_place(query)) for query in queries]
+    return options
+
+
+def _check_target(method: Any, model: VivitModel | VivitForVideoClassification, target: Any) -> None:
+    """Refuse a class that the method does not look at or that the model has not, before a video is read."""
+    if getattr(method, "class_agnostic", False):
+        return refuse_target(method, target)
+    about_a_class = target is None or isinstance(target, (int, str))
+    is_classifier = isinstance(model, VivitForVideoClassification) and model.config.num_labels
+    if isinstance(method, tuple(METHODS.values())) and about_a_class and not is_classifier:
+        others = [name for name, kind in METHODS.items() if kind.class_agnostic]
+        raise InputError(
+            f"{type(method).__name__} explains a class, but {model.name_or_path or 'this model'} has no classifier: "
+            f"choose a classifier, or a class-agnostic method ({', '.join(others)})"
+        )
 
 
 def _place(query: Sequence[int]) -> tuple[int, int, int]:

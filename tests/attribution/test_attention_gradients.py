@@ -169,6 +169,16 @@ def test_a_gradient_rollout_sums_to_one_with_cls(model):
         torch.testing.assert_close(total, torch.ones(2), rtol=0, atol=1e-5)
 
 
+def test_every_clip_of_a_mixed_batch_says_its_own_class(model):
+    pixels = clips(3)
+    together = CheferRelevance()(model, pixels, [4, 0, 2], queries=[0])
+    assert together.targets == [f"class {label} (LABEL_{label}); read from token CLS" for label in (4, 0, 2)]
+    assert together[1].target == "class 0 (LABEL_0); read from token CLS"
+    predicted = CheferRelevance()(model, pixels)
+    for clip in range(3):
+        assert predicted[clip].target == CheferRelevance()(model, pixels[clip : clip + 1]).target
+
+
 def test_a_map_says_what_was_explained(model):
     pixels = clips(1)
     heat = CheferRelevance()(model, pixels)

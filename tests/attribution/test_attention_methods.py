@@ -128,6 +128,17 @@ def test_a_rollout_does_not_depend_on_the_classifier(model):
     assert torch.equal(AttentionRollout()(model, pixels).relevance, before)
 
 
+def test_what_does_not_depend_on_the_class_refuses_one(model):
+    record = record_attention(model, clips())
+    for method in (RawAttention(), AttentionRollout()):
+        assert method.class_agnostic
+        assert "class-agnostic" in type(method).__doc__.lower()
+        torch.testing.assert_close(method(model, clips(), None).relevance.shape, (2, 2, 2, 2))
+        for call in (lambda: method(model, clips(), 3), lambda: method(record, target=0)):  # noqa: B023
+            with pytest.raises(InputError, match=r"does not depend on the class, and target=\d would be ignored"):
+                call()
+
+
 def test_a_map_says_what_it_is(model):
     heat = AttentionRollout(discard_ratio=0.1, start_layer=1)(
         model, clips(), queries=[0, model.config.grid.token(1, 0, 1)]

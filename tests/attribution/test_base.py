@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -84,6 +85,17 @@ def test_indexing_gives_a_batch_of_one(index: int) -> None:
     assert {name: value for name, value in one.metadata().items() if name != "frame_indices"} == kept
 
 
+def test_each_clip_has_its_own_target() -> None:
+    map = full_map(targets=["class 1 (a), predicted", "class 2 (b), predicted"])
+    assert map.target == "clip by clip: class 1 (a), predicted; class 2 (b), predicted"
+    assert [one.target for one in map] == ["class 1 (a), predicted", "class 2 (b), predicted"]
+    assert map[1].targets == ["class 2 (b), predicted"]
+    assert full_map(targets=["class 1"] * 2).target == "class 1"
+    assert full_map()[1].target == FULL["target"]
+    with pytest.raises(InputError, match="targets has 1 clips, the relevance 2"):
+        full_map(targets=["class 1"])
+
+
 def test_iterating_gives_every_clip() -> None:
     map = full_map(frame_indices=None)
     assert len(map) == 2
@@ -131,6 +143,22 @@ def test_load_undoes_save(tmp_path: Path, signed: bool) -> None:
     assert torch.equal(loaded.relevance, map.relevance)
     assert loaded.metadata() == map.metadata()
     assert loaded.grid == map.grid
+
+
+def test_a_file_from_before_targets_were_kept_for_each_clip_loads(tmp_path: Path) -> None:
+    map = full_map()
+    fields = map.metadata()
+    del fields["targets"]
+    metadata = {"format": "vivit_lab.AttributionMap/1", "map": json.dumps(fields)}
+    save_file({"relevance": map.relevance}, tmp_path / "old.safetensors", metadata=metadata)
+    loaded = AttributionMap.load(tmp_path / "old.safetensors")
+    assert (loaded.target, loaded.targets) == (FULL["target"], None)
+
+
+def test_targets_of_a_mixed_batch_are_saved(tmp_path: Path) -> None:
+    map = full_map(targets=["class 1", "class 2"])
+    map.save(tmp_path / "map.safetensors")
+    assert AttributionMap.load(tmp_path / "map.safetensors")[1].target == "class 2"
 
 
 def test_a_slice_of_a_batch_can_be_saved(tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ def test_products_stay_on_the_device(model, method):
         context_gradients=plain.values,
         centres={layer: torch.empty(shape, device=CUDA) for layer in plain.layers},
         state_gradients=plain.states,
+        targets=["class 3"] * 2,
     )
     heat = method(record)
     assert heat.relevance.device == CUDA

@@ -153,9 +153,11 @@ def test_value_norm_rollout_sums_to_one_and_ignores_the_classifier(model):
     assert heat.target == "mean of tokens CLS, (t=0, y=1, x=1)"
     torch.nn.init.normal_(model.classifier.weight, std=10)
     assert torch.equal(ValueNormRollout()(model, pixels, queries=[0, 4]).relevance, heat.relevance)
+    wanted = sum(ValueNormRollout()(model, pixels, queries=token).relevance.double() for token in (0, 4)) / 2
+    close(heat.relevance, wanted)
     nothing = ValueNormRollout(residual=False)(model, pixels, head_mask=torch.zeros(4))
     assert not nothing.relevance.any()
-    with pytest.raises(InputError, match="class-agnostic and would ignore target=3"):
+    with pytest.raises(InputError, match="does not depend on the class, and target=3 would be ignored"):
         ValueNormRollout()(model, pixels, 3)
 
 

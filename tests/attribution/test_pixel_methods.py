@@ -236,7 +236,7 @@ def test_the_seed_decides(model, method):
 def test_maps_say_what_they_are(model):
     pixels = clips(1)
     heat = Occlusion((1, 2, 2))(model, pixels, LogitDifference(1, 2))
-    assert heat.parameters == {"window": (1, 2, 2), "stride": None, "baseline": 0.0}
+    assert heat.parameters == {"window": [1, 2, 2], "stride": None, "baseline": 0.0}
     assert heat.scale == "fall of the logit difference when covered"
     assert heat.target == "class 1 (LABEL_1), against class 2 (LABEL_2)"
     assert heat.model_id == "VivitForVideoClassification"

@@ -26,6 +26,9 @@ MODEL = "models/dinov2_vits14_vivit16"
 CLIP = "clips/samoyed.mp4"
 PICTURE = "pictures/samoyed_attention_rollout.jpg"
 HUB_ID = "vivit-lab/dinov2-vits14-vivit16"
+PLANTED = "models/planted_vivit"
+PLANTED_HUB_ID = "vivit-lab/planted-vivit"
+REPORT = "reports/planted_level3.json"
 SCRIPT = "python -m tests.golden.make_bundled"
 
 PREPROCESSOR = {
@@ -63,7 +66,13 @@ CLIP_RIGHTS = {
         "to 960×540, sound and metadata left out, encoded anew as h264 yuv420p"
     ),
 }
+PLANTED_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "report.json", "training.json")
 OWN_RIGHTS = {"license": "Apache-2.0", "attribution": "the vivit_lab authors", "origin": "written for this project"}
+PLANTED_RIGHTS = {
+    **OWN_RIGHTS,
+    "origin": "trained from scratch for this project on clips that it draws itself (see the model card)",
+    "made_by": "python -m vivit_lab.training.planted_classifier",
+}
 
 
 def make_model(weights: Path, folder: Path) -> None:
@@ -109,6 +118,9 @@ def make_manifest(data: Path) -> dict:
             "origin": WEIGHTS_ORIGIN,
             "changes": WEIGHTS_CHANGES,
         },
+        **{f"{PLANTED}/{name}": PLANTED_RIGHTS for name in PLANTED_FILES},
+        REPORT: {**OWN_RIGHTS, "made_by": "vivit-lab evaluate --data planted --clips 240"},
+        REPORT.replace(".json", ".csv"): {**OWN_RIGHTS, "made_by": "vivit-lab evaluate --data planted --clips 240"},
         CLIP: CLIP_RIGHTS,
         PICTURE: {
             **CLIP_RIGHTS,
@@ -130,7 +142,11 @@ def make_manifest(data: Path) -> dict:
             **({"made_by": SCRIPT} if made else {}),
             **rights.get(name, OWN_RIGHTS),
         }
-    return {"model": {"directory": MODEL, "hub_id": HUB_ID}, "clip": CLIP, "files": files}
+    models = {
+        "model": {"directory": MODEL, "hub_id": HUB_ID},
+        "planted": {"directory": PLANTED, "hub_id": PLANTED_HUB_ID},
+    }
+    return {**models, "clip": CLIP, "files": files}
 
 
 def main() -> None:

@@ -102,6 +102,10 @@ def test_values_and_states_without_gradients(model):
         close(record.values[layer], truth.values[layer])
         close(record.states[layer], truth.states[layer])
     assert record.output.hidden_states is None
+    assert record.final_state is None
+    last = record_values(model, pixels, layers=[1], head_mask=mask, final_state=True)
+    close(last.final_state, truth.outs[-1])
+    assert last.nbytes == 2 * (9 * 48 * 5 + 9 * 4) * 4
     assert record.nbytes == 2 * 2 * (9 * 48 * 4 + 9 * 4) * 4
 
 

@@ -24,24 +24,25 @@ def output_of(*rows):
 
 OUTPUT = output_of([1.0, 3.0, 2.0], [5.0, 4.0, 6.0])
 CASES = [
-    (None, [3.0, 6.0], "predicted class of each clip: 1 (walk), 2 (jump)", "logit"),
-    (1, [3.0, 4.0], "class 1 (walk)", "logit"),
-    ([2, 0], [2.0, 5.0], "class of each clip: 2 (jump), 0 (run)", "logit"),
-    (torch.tensor([2, 2]), [2.0, 6.0], "class 2 (jump)", "logit"),
-    (ClassLogit(), [3.0, 6.0], "predicted class of each clip: 1 (walk), 2 (jump)", "logit"),
-    (LogitDifference(0, 1), [-2.0, 1.0], "class 0 (run), against class 1 (walk)", "logit difference"),
-    (LogitDifference(0), [-2.0, -1.0], "class 0 (run), against the strongest other class of each clip: 1 (walk), "
-     "2 (jump)", "logit difference"),
-    (LogitDifference(), [1.0, 1.0], "predicted class of each clip: 1 (walk), 2 (jump), against the strongest other "
-     "class of each clip: 2 (jump), 0 (run)", "logit difference"),
-    (lambda output: output.logits.sum(dim=-1), [6.0, 15.0], "<lambda>(output)", "target"),
+    (None, [3.0, 6.0], ["class 1 (walk), predicted", "class 2 (jump), predicted"], "logit"),
+    (1, [3.0, 4.0], ["class 1 (walk)"] * 2, "logit"),
+    ([2, 0], [2.0, 5.0], ["class 2 (jump)", "class 0 (run)"], "logit"),
+    (torch.tensor([2, 2]), [2.0, 6.0], ["class 2 (jump)"] * 2, "logit"),
+    (ClassLogit(), [3.0, 6.0], ["class 1 (walk), predicted", "class 2 (jump), predicted"], "logit"),
+    (LogitDifference(0, 1), [-2.0, 1.0], ["class 0 (run), against class 1 (walk)"] * 2, "logit difference"),
+    (LogitDifference(0), [-2.0, -1.0], ["class 0 (run), against class 1 (walk), the strongest other",
+     "class 0 (run), against class 2 (jump), the strongest other"], "logit difference"),
+    (LogitDifference(), [1.0, 1.0], ["class 1 (walk), predicted, against class 2 (jump), the strongest other",
+     "class 2 (jump), predicted, against class 0 (run), the strongest other"], "logit difference"),
+    (lambda output: output.logits.sum(dim=-1), [6.0, 15.0], ["<lambda>(output)"] * 2, "target"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("target", "scores", "name", "unit"), CASES)
-def test_a_target_is_what_it_says(model, target, scores, name, unit):
+@pytest.mark.parametrize(("target", "scores", "names", "unit"), CASES)
+def test_a_target_is_what_it_says(model, target, scores, names, unit):
     bound = bind_target(target, OUTPUT, model.config)
-    assert (bound.name, bound.unit) == (name, unit)
+    assert (bound.names, bound.unit, bound.num_clips) == (names, unit, 2)
+    assert bound.name == (names[0] if names[0] == names[1] else f"clip by clip: {names[0]}; {names[1]}")
     torch.testing.assert_close(bound(OUTPUT), torch.tensor(scores))
     assert bind_target(bound, OUTPUT, model.config) is bound
 
@@ -53,7 +54,8 @@ def test_one_predicted_class_says_that_it_is_predicted(model):
         "class 1 (walk), predicted, against class 2 (jump), the strongest other"
     )
     many = bind_target(None, output_of(*torch.eye(3).repeat(4, 1).tolist()), model.config)
-    assert many.name.endswith("1 (walk) and 4 more")
+    assert many.name.endswith("class 1 (walk), predicted and 4 more")
+    assert len(many.names) == 12
 
 
 def test_probabilities(model):

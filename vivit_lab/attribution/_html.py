@@ -1,10 +1,11 @@
-"""How an attribution map shows itself in a notebook: one piece of HTML that needs no kernel and no other file."""
+"""How maps and diagnostics show themselves in a notebook: pieces of HTML that need no kernel and no other file."""
 
 from __future__ import annotations
 
 import base64
 import html
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,10 +15,11 @@ from vivit_lab.colormap import Colormap, choose_colormap, format_range, unit_int
 if TYPE_CHECKING:
     from vivit_lab.attribution.base import AttributionMap
 
-__all__ = ["map_html"]
+__all__ = ["facts_table", "map_html", "pictures", "report_html", "rows_table", "tiles"]
 
 _MOST_CLIPS, _MOST_ROWS = 4, 64
 _CELL = 6  # CSS pixels of a tubelet; a large grid gets fewer
+_LARGE_CELL = 14  # where there is one tile alone
 _WIDEST = 168  # CSS pixels of a tile
 
 # Colours are the page's own (currentColor, inherit), so light and dark themes both stay readable.
@@ -25,6 +27,7 @@ _STYLE = {
     "box": "font:13px/1.45 system-ui,sans-serif;color:inherit;max-width:1100px",
     "name": "opacity:.7;padding:0 10px 0 0;text-align:left;vertical-align:top;white-space:nowrap;background:none",
     "value": "padding:0;text-align:left;background:none;overflow-wrap:anywhere",
+    "cell": "padding:0 14px 0 0;text-align:left;background:none;font-variant-numeric:tabular-nums",
     "tiles": "display:flex;flex-wrap:wrap;gap:6px;margin:6px 0",
     "tile": "margin:0;text-align:center;font-size:11px",
     "picture": "display:block;image-rendering:pixelated;outline:1px solid rgba(128,128,128,.5);max-width:none",
@@ -44,11 +47,48 @@ def map_html(map: AttributionMap, *, has_values: bool = True) -> str:
         map: the map.
         has_values: whether the tensor holds numbers (a fake or meta tensor has only a shape).
     """
-    pictures = _pictures(map) if has_values else ""
-    return f'<div style="{_STYLE["box"]}">{_table(map)}{pictures}</div>'
+    return report_html(_facts(map), pictures(map) if has_values else "")
 
 
-def _table(map: AttributionMap) -> str:
+def report_html(*parts: str) -> str:
+    """Return parts, pieces of HTML, in one box."""
+    return f'<div style="{_STYLE["box"]}">{"".join(parts)}</div>'
+
+
+def facts_table(facts: dict[str, str | None]) -> str:
+    """Return facts, name → text, as a table of two columns; those that are None are left out."""
+    lines = (
+        f'<tr style="background:none"><th style="{_STYLE["name"]}">{html.escape(name)}</th>'
+        f'<td style="{_STYLE["value"]}">{html.escape(text)}</td></tr>'
+        for name, text in facts.items()
+        if text is not None
+    )
+    return f'<table style="border-collapse:collapse;color:inherit;margin:0">{"".join(lines)}</table>'
+
+
+def rows_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table with a line of headings."""
+    head = "".join(f'<th style="{_STYLE["cell"]};opacity:.7">{html.escape(name)}</th>' for name in header)
+    lines = ("".join(f'<td style="{_STYLE["cell"]}">{html.escape(text)}</td>' for text in row) for row in [*rows])
+    body = "".join(f'<tr style="background:none">{line}</tr>' for line in lines)
+    return (
+        f'<table style="border-collapse:collapse;color:inherit;margin:8px 0"><tr style="background:none">{head}</tr>'
+        f"{body}</table>"
+    )
+
+
+def tiles(values: np.ndarray, labels: Sequence[str], *, signed: bool) -> str:
+    """Return matrices (tile, row, column) as pictures on one colour scale, which stands above, each with its label."""
+    colormap = choose_colormap(None, signed=signed)
+    low, high = value_limits(values, signed=signed)
+    made = (
+        _tile(colormap.apply(unit_interval(matrix, low, high)), label, _LARGE_CELL)
+        for matrix, label in zip(values, labels, strict=True)
+    )
+    return f'{_scale(colormap, low, high, signed=signed)}<div style="{_STYLE["tiles"]}">{"".join(made)}</div>'
+
+
+def _facts(map: AttributionMap) -> str:
     grid = map.grid
     settings = ", ".join(f"{name}={value!r}" for name, value in map.parameters.items())
     depth, rows, columns = grid.tubelet
@@ -61,16 +101,11 @@ def _table(map: AttributionMap) -> str:
         "clips": str(len(map)) if len(map) > 1 else None,
         "scale": map.scale,
     }
-    lines = (
-        f'<tr style="background:none"><th style="{_STYLE["name"]}">{name}</th>'
-        f'<td style="{_STYLE["value"]}">{html.escape(text)}</td></tr>'
-        for name, text in entries.items()
-        if text is not None
-    )
-    return f'<table style="border-collapse:collapse;color:inherit;margin:0">{"".join(lines)}</table>'
+    return facts_table(entries)
 
 
-def _pictures(map: AttributionMap) -> str:
+def pictures(map: AttributionMap) -> str:
+    """Return the colour bar of a map, and a tile for each tubelet row of its clips."""
     values = map.relevance.cpu().numpy()
     colormap = choose_colormap(None, signed=map.signed)
     low, high = value_limits(values, signed=map.signed)
@@ -99,9 +134,9 @@ def _scale(colormap: Colormap, low: float, high: float, *, signed: bool) -> str:
     )
 
 
-def _tile(picture: np.ndarray, label: str) -> str:
+def _tile(picture: np.ndarray, label: str, cell: int = _CELL) -> str:
     height, width = picture.shape[:2]
-    cell = max(1, min(_CELL, _WIDEST // max(height, width)))
+    cell = max(1, min(cell, _WIDEST // max(height, width)))
     size = f"width:{width * cell}px;height:{height * cell}px"
     return (
         f'<figure style="{_STYLE["tile"]}">'

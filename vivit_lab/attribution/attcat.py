@@ -26,8 +26,8 @@ class AttCAT:
 
     A token's class activation in layer l is its state times the state's gradient, CAT_l,j = Σ_d h_l,j,d · ∂y/∂h_l,j,d,
     with h_l the residual stream that enters the layer. It is weighed with the attention that the token receives there,
-    averaged over heads and queries, and summed over layers: Σ_l E_h E_i[A_l,ij] · CAT_l,j. As in the authors' code no
-    min–max scaling hides the sign.
+    averaged over heads and queries, and summed over layers: Σ_l E_h E_i[A_l,ij] · CAT_l,j. Nothing is scaled to [0, 1],
+    so that the sign is kept.
 
     Args:
         start_layer: the lowest layer that is summed; negative counts from the last.

@@ -14,10 +14,11 @@ from safetensors.torch import save
 
 from vivit_lab.errors import GridError, InputError
 from vivit_lab.grid import TokenGrid
+from vivit_lab.hooks.classes import all_names
 
 __all__ = ["AttributionMap", "is_fake"]
 
-_PER_CLIP = ("frame_indices", "sources", "cls_share")
+_PER_CLIP = ("targets", "frame_indices", "sources", "cls_share")
 _FORMAT = "vivit_lab.AttributionMap/1"
 
 
@@ -32,13 +33,16 @@ class AttributionMap:
         parameters: the method's fields, JSON-able.
         scale: what the numbers are, in words: unit and what they sum to.
         signed: whether negative relevance has a meaning (drawn with a diverging map).
-        target: the class or tokens that were explained, in words; None where a method has none.
+        target: the class or tokens that were explained, in words; None where a method has none. Where ``targets`` are
+            given it is made of them.
         model_id: which model: its Hub id, directory or class.
         frame_indices: for each clip, the source index of each frame; None where unknown.
         sources: for each clip, its file (``"path"``) and how its pixels were cut from it (``"geometry"``), so that the
             map is not drawn over another; None where unknown.
-        cls_share: for each clip, the relevance of the CLS token, which has no place in the grid; None without CLS.
+        cls_share: for each clip, the relevance of the CLS token, which has no place in the grid; None without CLS, and
+            for methods that give it none.
         provenance: anything else worth keeping, JSON-able (versions, dtype, device, attention implementation).
+        targets: for each clip, what was explained, in words; None where ``target`` says it for all.
 
     Raises:
         GridError: the relevance does not have the grid's shape.
@@ -57,6 +61,7 @@ class AttributionMap:
     sources: list[dict[str, Any]] | None = None
     cls_share: list[float] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    targets: list[str] | None = None
 
     def __post_init__(self) -> None:
         relevance = self.relevance.detach().to(torch.float32)
@@ -69,6 +74,8 @@ class AttributionMap:
             each = getattr(self, name)
             if each is not None and len(each) != len(relevance):
                 raise InputError(f"{name} has {len(each)} clips, the relevance {len(relevance)}")
+        if self.targets:
+            object.__setattr__(self, "target", all_names(self.targets))
         if is_fake(relevance):
             return
         if not bool(torch.isfinite(relevance).all()):
@@ -111,6 +118,7 @@ class AttributionMap:
             "scale": self.scale,
             "signed": self.signed,
             "target": self.target,
+            "targets": self.targets,
             "model_id": self.model_id,
             "frame_indices": self.frame_indices,
             "sources": self.sources,

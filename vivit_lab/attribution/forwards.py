@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vivit_lab.attribution.base import AttributionMap
+from vivit_lab.attribution.reading import parameters_of
 from vivit_lab.errors import InputError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.hooks.inputs import Pixels, as_pixel_values
@@ -129,10 +130,10 @@ class Problem:
             relevance,
             self.grid,
             method=type(method).__name__,
-            parameters=asdict(method),
+            parameters=parameters_of(method),
             scale=scale,
             signed=signed,
-            target=self.target.name,
+            targets=self.target.names,
             model_id=self.model.name_or_path or type(self.model).__name__,
             frame_indices=self.given.frame_indices,
             sources=self.given.sources,

@@ -81,7 +81,7 @@ class LeGrad:
             for layer in layers:
                 total += _sensitivity(_readout_gradient(model, record, layer, bound), record.values[layer])
         scale = f"sensitivity of each layer's {bound.unit} to its attention"
-        return map_of(record, total / len(layers), self, bound.name, scale)
+        return map_of(record, total / len(layers), self, bound.names, scale)
 
 
 def _readout_gradient(

@@ -155,4 +155,4 @@ def gradient_map(
 ) -> AttributionMap:
     """Return the map of a relevance (batch, token) that a method read from a gradient record."""
     rows = "" if queries is None else f"; read from {query_tokens(record, queries)[1]}"
-    return map_of(record, relevance, method, record.target + rows, scale, signed=signed)
+    return map_of(record, relevance, method, [name + rows for name in record.targets], scale, signed=signed)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from vivit_lab.attribution.base import AttributionMap
-from vivit_lab.attribution.reading import check_fusion, fuse_heads, map_of, query_tokens, record_of
+from vivit_lab.attribution.reading import check_fusion, fuse_heads, map_of, query_tokens, record_of, refuse_target
 from vivit_lab.errors import InputError
 from vivit_lab.hooks.record import AttentionRecord
+from vivit_lab.hooks.targets import TargetLike
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.video.clip import Clip
 
@@ -34,6 +36,8 @@ class RawAttention:
     Cost: one row a query, O(tokens · d_model), beside the forward.
     """
 
+    class_agnostic: ClassVar[bool] = True
+
     layer: int = -1
     head_fusion: str = "mean"
     head: int | None = None
@@ -45,6 +49,7 @@ class RawAttention:
         self,
         model: VivitModel | VivitForVideoClassification | AttentionRecord,
         pixel_values: Tensor | Clip | Sequence[Clip] | None = None,
+        target: TargetLike = None,
         *,
         queries: int | Sequence[int] | Tensor | None = None,
         head_mask: Tensor | None = None,
@@ -55,16 +60,21 @@ class RawAttention:
         Args:
             model: a ViViT, or the record of one.
             pixel_values: (batch, frames, channels, height, width) or prepared clips; not with a record.
+            target: must be None: the method is class-agnostic.
             queries: sequence indices whose attention is averaged; CLS by default (all tokens where there is no CLS).
             head_mask: as for the model's forward; not with a record.
             interpolate_pos_encoding: as for the model's forward; not with a record.
 
         Returns:
             A map whose values and the CLS entry's sum to 1 for a mean over unmasked heads.
+
+        Raises:
+            InputError: a target was given, or ``layer``, ``head`` or ``queries`` do not exist.
         """
+        refuse_target(self, target)
         forward = {"head_mask": head_mask, "interpolate_pos_encoding": interpolate_pos_encoding}
         record = record_of(model, pixel_values, layers=[self.layer], **forward)
-        tokens, target = query_tokens(record, queries)
+        tokens, name = query_tokens(record, queries)
         rows = record.rows(self.layer, tokens)  # (batch, head, query, key)
         fused = (
             rows.select(1, self._head(record)) if self.head is not None else fuse_heads(rows, self.head_fusion, dim=1)
@@ -74,7 +84,7 @@ class RawAttention:
             scale += f", {self.head_fusion} over the heads"
         elif record.head_mask is None:
             scale += "; with CLS it sums to 1"
-        return map_of(record, fused.mean(dim=1), self, target, scale)
+        return map_of(record, fused.mean(dim=1), self, name, scale)
 
     def _head(self, record: AttentionRecord) -> int:
         if self.head is None or not -record.num_heads <= self.head < record.num_heads:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -12,10 +13,20 @@ from vivit_lab.attribution.base import AttributionMap, is_fake
 from vivit_lab.errors import InputError
 from vivit_lab.hooks.record import AttentionRecord
 from vivit_lab.hooks.recorder import record_attention
+from vivit_lab.hooks.targets import TargetLike
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.video.clip import Clip
 
-__all__ = ["HEAD_FUSIONS", "check_fusion", "fuse_heads", "map_of", "query_tokens", "record_of"]
+__all__ = [
+    "HEAD_FUSIONS",
+    "check_fusion",
+    "fuse_heads",
+    "map_of",
+    "parameters_of",
+    "query_tokens",
+    "record_of",
+    "refuse_target",
+]
 
 HEAD_FUSIONS = ("mean", "max", "min")
 
@@ -35,6 +46,25 @@ def fuse_heads(pattern: Tensor, how: str, dim: int) -> Tensor:
     if how == "mean":
         return pattern.mean(dim=dim)
     return pattern.amax(dim=dim) if how == "max" else pattern.amin(dim=dim)
+
+
+def refuse_target(method: Any, target: TargetLike) -> None:
+    """Refuse a target of a class-agnostic method, which would ignore it.
+
+    Raises:
+        InputError: it is not None.
+    """
+    if target is not None:
+        raise InputError(
+            f"{type(method).__name__} is class-agnostic: its map does not depend on the class, and target={target!r} "
+            "would be ignored. Leave it out (queries=… chooses tokens), or use a class-specific method, e.g. "
+            "CheferRelevance"
+        )
+
+
+def parameters_of(method: Any) -> dict[str, Any]:
+    """Return the fields of a method, a dataclass, as they come back from a file: a tuple as a list."""
+    return json.loads(json.dumps(asdict(method)))
 
 
 def record_of(
@@ -90,18 +120,34 @@ def query_tokens(record: AttentionRecord, queries: int | Sequence[int] | Tensor 
 
 
 def map_of(
-    record: AttentionRecord, relevance: Tensor, method: Any, target: str, scale: str, *, signed: bool = False
+    record: AttentionRecord,
+    relevance: Tensor,
+    method: Any,
+    target: str | list[str],
+    scale: str,
+    *,
+    signed: bool = False,
 ) -> AttributionMap:
-    """Return the map of a relevance (batch, token) that a method, a dataclass, read from a record."""
+    """Return the map of a relevance (batch, token) that a method, a dataclass, read from a record.
+
+    Args:
+        record: what it was read from.
+        relevance: (batch, token).
+        method: whose name and fields the map bears.
+        target: what was explained, in words: one text for all clips, or one for each.
+        scale: see ``AttributionMap``.
+        signed: see ``AttributionMap``.
+    """
     share = relevance.select(1, 0).tolist() if record.grid.cls and not is_fake(relevance) else None
     return AttributionMap(
         record.grid.unflatten(relevance),
         record.grid,
         method=type(method).__name__,
-        parameters=asdict(method),
+        parameters=parameters_of(method),
         scale=scale,
         signed=signed,
-        target=target,
+        target=target if isinstance(target, str) else None,
+        targets=None if isinstance(target, str) else target,
         model_id=record.model_id,
         frame_indices=record.frame_indices,
         sources=record.sources,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vivit_lab.attribution.base import AttributionMap
-from vivit_lab.attribution.reading import check_fusion, fuse_heads, map_of, query_tokens, record_of
+from vivit_lab.attribution.reading import check_fusion, fuse_heads, map_of, query_tokens, record_of, refuse_target
 from vivit_lab.errors import InputError
 from vivit_lab.hooks.record import AttentionRecord
+from vivit_lab.hooks.targets import TargetLike
 from vivit_lab.memory import require_bytes
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.video.clip import Clip
@@ -51,6 +53,8 @@ class AttentionRollout:
         >>> heat = AttentionRollout(start_layer=8)(model, clip)
     """
 
+    class_agnostic: ClassVar[bool] = True
+
     head_fusion: str = "mean"
     discard_ratio: float = 0.0
     discard: str = "row"
@@ -69,6 +73,7 @@ class AttentionRollout:
         self,
         model: VivitModel | VivitForVideoClassification | AttentionRecord,
         pixel_values: Tensor | Clip | Sequence[Clip] | None = None,
+        target: TargetLike = None,
         *,
         queries: int | Sequence[int] | Tensor | None = None,
         head_mask: Tensor | None = None,
@@ -79,6 +84,7 @@ class AttentionRollout:
         Args:
             model: a ViViT, or the record of one.
             pixel_values: (batch, frames, channels, height, width) or prepared clips; not with a record.
+            target: must be None: the method is class-agnostic.
             queries: sequence indices whose rollouts are averaged (``grid.token(t, y, x)``); CLS by default, all tokens
                 where there is no CLS.
             head_mask: as for the model's forward; not with a record.
@@ -89,15 +95,17 @@ class AttentionRollout:
             at all (``residual=0`` and every head masked) carries nothing on.
 
         Raises:
-            InputError: ``start_layer`` or ``queries`` do not exist, or a layer is missing from the record.
+            InputError: a target was given, ``start_layer`` or ``queries`` do not exist, or a layer is missing from the
+                record.
         """
+        refuse_target(self, target)
         count = model.num_layers if isinstance(model, AttentionRecord) else len(model.blocks)
         if not -count <= self.start_layer < count:
             raise InputError(f"start_layer={self.start_layer} is outside the model's layers 0..{count - 1}")
         layers = range(self.start_layer % count, count)
         forward = {"head_mask": head_mask, "interpolate_pos_encoding": interpolate_pos_encoding}
         record = record_of(model, pixel_values, layers=layers, **forward)
-        tokens, target = query_tokens(record, queries)
+        tokens, name = query_tokens(record, queries)
         weights = torch.zeros(record.grid.num_tokens, device=record.device)
         index = torch.tensor(tokens, device=record.device)
         weights = weights.index_add(0, index, weights.new_full((len(tokens),), 1 / len(tokens)))
@@ -105,7 +113,7 @@ class AttentionRollout:
         with torch.autocast(record.device.type, enabled=False):
             for layer in reversed(layers):
                 weights = self._step(record, layer, weights, tokens if layer == layers[-1] else None)
-        return map_of(record, weights, self, target, "share of the query's rollout; with CLS it sums to 1")
+        return map_of(record, weights, self, name, "share of the query's rollout; with CLS it sums to 1")
 
     def _step(self, record: AttentionRecord, layer: int, weights: Tensor, only: list[int] | None) -> Tensor:
         """Return weights · Â of one layer; ``only`` names the rows that have weight, where they are few."""

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.attribution.products import layer_range
-from vivit_lab.attribution.progress import progress_bar
 from vivit_lab.attribution.reading import map_of
 from vivit_lab.errors import InputError
 from vivit_lab.hooks.gradients import record_gradients
@@ -19,6 +18,7 @@ from vivit_lab.hooks.inputs import as_pixel_values
 from vivit_lab.hooks.recorder import record_attention
 from vivit_lab.hooks.targets import TargetLike, bind_target
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.progress import progress_bar
 from vivit_lab.video.clip import Clip
 
 __all__ = ["TransitionAttentionMaps"]
@@ -93,4 +93,4 @@ class TransitionAttentionMaps:
             scaled = record_gradients(model, pixels * alpha, bound, layers=[-1], **forward)
             gradient += scaled.gradient_rows(-1, 0).select(2, 0)
         weight = (gradient / len(alphas)).relu_().mean(dim=1)
-        return map_of(record, state * weight, self, bound.name, f"relevance to the {bound.unit}")
+        return map_of(record, state * weight, self, bound.names, f"relevance to the {bound.unit}")

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.attribution.products import layer_range, one_hot_weights
-from vivit_lab.attribution.reading import map_of, query_tokens
-from vivit_lab.errors import InputError
+from vivit_lab.attribution.reading import map_of, query_tokens, refuse_target
 from vivit_lab.hooks.record import full_precision
 from vivit_lab.hooks.targets import TargetLike
 from vivit_lab.hooks.values import ValueRecord, record_values
@@ -29,12 +28,13 @@ _TOKENS = 256  # tokens whose transformed values (head, d_model) exist at once
 class ValueNormRollout:
     """Norm-based attention with the residual connection (Kobayashi et al., EMNLP 2020 and 2021), rolled out.
 
-    The papers: https://arxiv.org/abs/2004.10102 (eq. 3) and https://arxiv.org/abs/2109.07152 (section 3). A layer's
-    attention adds to token i the vectors F_ij = Σ_h A_h,ij f_h(x_j), with f_h(x_j) the value of token j in head h after
-    the output projection's part of that head; the residual connection adds x_i itself to F_ii. Row i of N̂ is ‖F_ij‖
-    over j, divided by its sum, and the map is the CLS row of N̂_L … N̂_start, carried from the top layer down. The
-    output bias belongs to no token and is left out. This ViViT normalises before the attention, so the residual stream
-    enters as it is, and the value within f_h is of the normalised token; the MLP is not part of it.
+    The papers: https://arxiv.org/abs/2004.10102 and https://arxiv.org/abs/2109.07152. A layer's attention adds to
+    token i the vectors F_ij = Σ_h A_h,ij f_h(x_j), with f_h(x_j) the value of token j in head h after the output
+    projection's part of that head; the residual connection adds x_i itself to F_ii. Row i of N̂ is ‖F_ij‖ over j,
+    divided by its sum, and the map is the CLS row of N̂_L … N̂_start, carried from the top layer down (the papers look
+    at single layers). The output bias belongs to no token and is left out. This ViViT normalises before the attention,
+    so the residual stream enters as it is, and the value within f_h is of the normalised token; the MLP is not part of
+    it.
 
     Class-agnostic: it does not depend on the classifier, so it cannot say why one class and not another.
 
@@ -78,11 +78,7 @@ class ValueNormRollout:
         Raises:
             InputError: a target was given, or ``start_layer`` or ``queries`` do not exist.
         """
-        if target is not None:
-            raise InputError(
-                f"ValueNormRollout is class-agnostic and would ignore target={target!r}: leave it out (queries=… "
-                "chooses tokens), or use CheferRelevance"
-            )
+        refuse_target(self, target)
         layers = layer_range(model, self.start_layer)
         forward = {"head_mask": head_mask, "interpolate_pos_encoding": interpolate_pos_encoding}
         record = record_values(model, pixel_values, layers=layers, **forward)

@@ -1,4 +1,4 @@
-"""The small model and clip that ship with the package, so that it does something real before anything is downloaded.
+"""The small models and clip that ship with the package, so that it does something real before anything is downloaded.
 
 They lie in ``data/``: beside the package in a checkout, inside it in an installed wheel. Before its first use in a
 process each file is compared with the size and sha256 in ``data/manifest.json``, which also tells licence and origin.
@@ -74,32 +74,40 @@ def bundled_clip_path() -> Path:
 
 
 def bundled_model_path(
+    name: str = "bundled",
     *,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
     token: str | bool | None = None,
 ) -> Path:
-    """Return the directory of the bundled model, a ViViT started from an image model; it knows no motion or classes.
+    """Return the directory of a bundled model.
+
+    ``"bundled"`` is a ViViT started from an image model: it knows no motion and no classes. ``"planted"`` is a small
+    ViViT trained on planted clips: it names the direction in which a shape moves, and where the evidence is is known.
 
     An installation without it looks for the same files on the Hub, where they are if they have been published. It says
     so in a warning, and checks what comes against the manifest.
 
     Args:
+        name: ``"bundled"`` or ``"planted"``.
         cache_dir: where a download is kept.
         local_files_only: never touch the network.
         token: Hub access token.
 
     Raises:
-        BundledDataError: a file is not the one that the manifest describes, or the model is found neither here nor on
-            the Hub.
+        BundledDataError: there is no such model, a file is not the one that the manifest describes, or the model is
+            found neither here nor on the Hub.
     """
     manifest = bundled_manifest()
-    folder = manifest["model"]["directory"]
+    entry = manifest.get("model" if name == "bundled" else name)
+    if not isinstance(entry, dict) or "directory" not in entry or "sha256" in entry:
+        raise BundledDataError(f"no model {name!r} is bundled; wanted 'bundled' or 'planted'")
+    folder = entry["directory"]
     if (data_directory() / folder).is_dir():
         for name in _files_of(manifest, folder):
             verify_bundled(name)
         return data_directory() / folder
-    return _from_hub(manifest, {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token})
+    return _from_hub(manifest, entry, {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token})
 
 
 def verify_bundled(name: str) -> Path:
@@ -151,9 +159,9 @@ def _files_of(manifest: dict[str, Any], folder: str) -> list[str]:
     return [name for name in manifest["files"] if name.startswith(f"{folder}/")]
 
 
-def _from_hub(manifest: dict[str, Any], where: dict[str, Any]) -> Path:
-    """Fetch the bundled model's files from the Hub and check each."""
-    folder, repo = manifest["model"]["directory"], manifest["model"].get("hub_id")
+def _from_hub(manifest: dict[str, Any], entry: dict[str, Any], where: dict[str, Any]) -> Path:
+    """Fetch a bundled model's files from the Hub and check each."""
+    folder, repo = entry["directory"], entry.get("hub_id")
     missing = f"the bundled model is not part of this installation ({data_directory() / folder} is absent)"
     if not repo:
         raise BundledDataError(f"{missing}, and the manifest names no Hub id; install the package again")

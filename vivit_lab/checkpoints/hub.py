@@ -11,7 +11,7 @@ from vivit_lab.errors import CheckpointNotFoundError, InputError
 
 __all__ = ["BUNDLED", "is_local", "pin_revision", "resolve_file", "resolve_first"]
 
-BUNDLED = "bundled"
+BUNDLED = ("bundled", "planted")  # names of the models that ship with the package
 """What stands for the model that ships with the package, wherever a directory or Hub id is taken.
 
 A directory of that name in the working directory wins, as it does over a Hub id; ``bundled_model_path()`` is the
@@ -27,7 +27,7 @@ _FILE_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".json", ".ckpt")
 def is_local(model: str | os.PathLike[str]) -> bool:
     """Whether ``model`` names a directory on this machine rather than a Hub id; nothing is fetched.
 
-    A directory that exists always wins over a Hub id of the same spelling, as in transformers, and over ``"bundled"``.
+    A directory that exists always wins over a Hub id of the same spelling, as in transformers, and over a bundled name.
 
     Args:
         model: a directory, or a Hub id such as ``"google/vivit-b-16x2-kinetics400"``.
@@ -77,7 +77,7 @@ def resolve_file(
     """Return the path of one file of a checkpoint, downloading it where it is on the Hub and not in the cache.
 
     Args:
-        model: a directory, a Hub id, or ``"bundled"`` (where there is no directory of that name).
+        model: a directory, a Hub id, or ``"bundled"`` or ``"planted"`` (where there is no directory of that name).
         filename: name of the file in the directory or repository.
         revision: branch, tag or commit on the Hub; ``"main"`` where None. A directory has none.
         cache_dir: where downloads are kept; ``HF_HOME`` and the Hub client's own default where None.
@@ -97,7 +97,8 @@ def resolve_file(
     if _is_bundled(model):
         from vivit_lab.checkpoints.bundled import bundled_model_path  # it may itself look on the Hub, through here
 
-        model = bundled_model_path(cache_dir=cache_dir, local_files_only=local_files_only, token=token)
+        where = {"cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
+        model = bundled_model_path(os.fspath(model), **where)
     if is_local(model):
         path = Path(os.fspath(model)).expanduser() / filename
         if path.is_file():
@@ -111,7 +112,7 @@ def resolve_file(
 
 
 def _is_bundled(model: str | os.PathLike[str]) -> bool:
-    return model == BUNDLED and not Path(BUNDLED).is_dir()
+    return model in BUNDLED and not Path(os.fspath(model)).is_dir()
 
 
 def pin_revision(model: str | os.PathLike[str], **where: Any) -> dict[str, Any]:
@@ -119,7 +120,7 @@ def pin_revision(model: str | os.PathLike[str], **where: Any) -> dict[str, Any]:
 
     A branch can move between two files of a load, and configuration and weights would then not belong together. And
     the Hub's client tries again for about 20 s for every file; after the first lost connection the cache serves.
-    Nothing changes for a directory and for ``"bundled"``, and where the revision is a commit already.
+    Nothing changes for a directory and for a bundled model, and where the revision is a commit already.
 
     Args:
         model: a directory, a Hub id, or ``"bundled"``.

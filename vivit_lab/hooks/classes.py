@@ -12,15 +12,15 @@ from torch import Tensor
 from vivit_lab.errors import InputError
 from vivit_lab.model.config import VivitConfig
 
-__all__ = ["named_classes"]
+__all__ = ["all_names", "named_classes"]
 
 _MOST_NAMES = 8
 
 
 def named_classes(
     index: int | Sequence[int] | Tensor | None, logits: Tensor, config: VivitConfig, chosen: str = "predicted"
-) -> tuple[Tensor, str]:
-    """Return the class of each clip, (batch,), and its name in words.
+) -> tuple[Tensor, list[str]]:
+    """Return the class of each clip, (batch,), and for each clip its name in words.
 
     Args:
         index: a class, one for each clip, or None for the one with the largest logit.
@@ -36,13 +36,20 @@ def named_classes(
         classes = logits.argmax(dim=-1)
     else:
         classes = torch.tensor(_indices(index, batch, count), device=logits.device)
-    values = classes.tolist()
-    names = [f"{value} ({(config.id2label or {}).get(value, f'LABEL_{value}')})" for value in values]
-    if len(set(values)) == 1:
-        return classes, f"class {names[0]}" + (f", {chosen}" if index is None else "")
-    more = f" and {batch - _MOST_NAMES} more" if batch > _MOST_NAMES else ""
-    which = f"{chosen} class of each clip" if index is None else "class of each clip"
-    return classes, f"{which}: {', '.join(names[:_MOST_NAMES])}{more}"
+    labels, how = config.id2label or {}, f", {chosen}" if index is None else ""
+    return classes, [f"class {value} ({labels.get(value, f'LABEL_{value}')}){how}" for value in classes.tolist()]
+
+
+def all_names(names: Sequence[str]) -> str:
+    """Return what stands for the names of a batch of clips: the one they share, or each clip's own, in order.
+
+    Args:
+        names: for each clip; of a large batch the first eight are given.
+    """
+    if len(set(names)) == 1:
+        return names[0]
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return f"clip by clip: {'; '.join(names[:_MOST_NAMES])}{more}"
 
 
 def _indices(index: Any, batch: int, count: int) -> list[int]:

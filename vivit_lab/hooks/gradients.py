@@ -18,10 +18,11 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from vivit_lab.errors import InputError
+from vivit_lab.hooks.classes import all_names
 from vivit_lab.hooks.inputs import as_pixel_values
 from vivit_lab.hooks.record import full_precision
 from vivit_lab.hooks.recorder import check_layers, evaluating
-from vivit_lab.hooks.targets import TargetLike, bind_target
+from vivit_lab.hooks.targets import BoundTarget, TargetLike, bind_target
 from vivit_lab.hooks.values import Pass, ValueRecord, frozen, run_pass, without_graph
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.video.clip import Clip
@@ -39,7 +40,7 @@ class GradientRecord(ValueRecord):
         centres: layer → (batch, head, token) float32, context·gradient of the context: each row's pattern-weighted
             mean of the pattern's gradient.
         state_gradients: layer → (batch, token, d_model), gradient with respect to ``states``, where they were kept.
-        target: what was explained, in words.
+        targets: for each clip, what was explained, in words.
         unit: what the target is: ``"logit"``, ``"probability"``, …
         scores: (batch,) float32, the target's value for each clip.
     """
@@ -47,9 +48,14 @@ class GradientRecord(ValueRecord):
     context_gradients: dict[int, Tensor] = field(default_factory=dict)
     centres: dict[int, Tensor] = field(default_factory=dict)
     state_gradients: dict[int, Tensor] = field(default_factory=dict)
-    target: str = ""
+    targets: list[str] = field(default_factory=list)
     unit: str = "target"
     scores: Tensor | None = None
+
+    @property
+    def target(self) -> str:
+        """What was explained in all clips, in words."""
+        return all_names(self.targets)
 
     @property
     def nbytes(self) -> int:
@@ -167,15 +173,18 @@ def record_gradients(
         given = given._replace(values=pixels)
         done = run_pass(model, given, layers=wanted, states=states, graph_from=start, **forward)
         bound = bind_target(target, done.output, model.config)
-        return _backward(done, bound(done.output), wanted, bound.name, bound.unit)
+        return _backward(done, bound, wanted)
 
 
-def _backward(done: Pass, scores: Tensor, layers: list[int], name: str, unit: str) -> GradientRecord:
+def _backward(done: Pass, bound: BoundTarget, layers: list[int]) -> GradientRecord:
+    scores = bound(done.output)
     contexts = [done.parts[layer].context for layer in layers]
     hidden = done.encoded.hidden_states
     states = [hidden[layer] for layer in layers] if hidden is not None else []
     if not scores.requires_grad:
-        raise InputError(f"the target, {name}, does not depend on the model's output by a function with a gradient")
+        raise InputError(
+            f"the target, {bound.name}, does not depend on the model's output by a function with a gradient"
+        )
     gradients = torch.autograd.grad(scores.float().sum(), contexts + states, materialize_grads=True)
     upstream = dict(zip(layers, gradients[: len(layers)], strict=True))
     centres = {
@@ -189,7 +198,7 @@ def _backward(done: Pass, scores: Tensor, layers: list[int], name: str, unit: st
         context_gradients=upstream,
         centres=centres,
         state_gradients=dict(zip(layers, gradients[len(layers) :], strict=False)),
-        target=name,
-        unit=unit,
+        targets=bound.names,
+        unit=bound.unit,
         scores=scores.detach().float(),
     )

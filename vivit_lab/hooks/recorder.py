@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from threading import RLock
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from vivit_lab._version import __version__
 from vivit_lab.errors import InputError
 from vivit_lab.hooks.inputs import as_pixel_values
 from vivit_lab.hooks.record import AttentionRecord
+from vivit_lab.hooks.switched import Switch
 from vivit_lab.model.attention import AttentionParts
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.encoder import expand_head_mask
@@ -20,7 +20,7 @@ from vivit_lab.video.clip import Clip
 
 __all__ = ["check_layers", "evaluating", "record_attention", "record_provenance"]
 
-_MODE = RLock()
+_TRAINING = Switch("training")
 
 
 def record_attention(
@@ -116,18 +116,10 @@ def check_layers(layers: Sequence[int] | None, count: int) -> list[int]:
     return sorted({layer % count for layer in chosen})
 
 
-@contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode and every module back as it was; one thread at a time where it has to change."""
-    if not any(module.training for module in model.modules()):
-        yield
-        return
-    with _MODE:
-        training = [module for module in model.modules() if module.training]
-        try:
-            for module in training:
-                module.training = False
-            yield
-        finally:
-            for module in training:
-                module.training = True
+def evaluating(model: torch.nn.Module) -> AbstractContextManager[None]:
+    """Put a model into evaluation mode, and every module back as it was.
+
+    Threads may do so at once: the mode comes back when the last one leaves. Modules that were in evaluation mode before
+    stay in it.
+    """
+    return _TRAINING.off(model.modules())

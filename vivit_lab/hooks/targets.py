@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vivit_lab.errors import InputError
-from vivit_lab.hooks.classes import named_classes
+from vivit_lab.hooks.classes import all_names, named_classes
 from vivit_lab.model.config import VivitConfig
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "ClassLogit",
     "CosineSimilarity",
     "LogitDifference",
+    "OwnEmbedding",
     "Probability",
     "Target",
     "TargetLike",
@@ -39,15 +40,25 @@ class BoundTarget:
 
     Args:
         score: (output, clip index of each row of the output) → (row,).
-        name: what is explained, in words, such as ``"class 3 (LABEL_3), predicted"``.
+        names: for each clip, what is explained in words, such as ``"class 3 (LABEL_3), predicted"``.
         unit: what a score is: ``"logit"``, ``"probability"``, …
-        num_clips: how many clips it was bound to.
+        classes: (num_clips,) the one class that is explained in each clip; None where a target is about something else.
     """
 
     score: Callable[[Any, Tensor], Tensor]
-    name: str
+    names: list[str]
     unit: str
-    num_clips: int
+    classes: Tensor | None = None
+
+    @property
+    def num_clips(self) -> int:
+        """How many clips it was bound to."""
+        return len(self.names)
+
+    @property
+    def name(self) -> str:
+        """What is explained in all clips, in words."""
+        return all_names(self.names)
 
     def __call__(self, output: Any, clips: Sequence[int] | Tensor | None = None) -> Tensor:
         """Return the scores (row,) of a model's output.
@@ -110,8 +121,8 @@ class ClassLogit(Target):
             InputError: the model has no classifier, or not that class.
         """
         logits = _logits(output, config)
-        classes, name = named_classes(self.index, logits, config)
-        return BoundTarget(lambda output, clips: _take(output.logits, classes, clips), name, "logit", len(logits))
+        classes, names = named_classes(self.index, logits, config)
+        return BoundTarget(lambda output, clips: _take(output.logits, classes, clips), names, "logit", classes)
 
 
 @dataclass(frozen=True)
@@ -135,16 +146,19 @@ class LogitDifference(Target):
         logits = _logits(output, config)
         if logits.shape[1] < 2:
             raise InputError("a logit difference wants two classes, the model has one")
-        first, name = named_classes(self.a, logits, config)
+        first, names = named_classes(self.a, logits, config)
         rest = logits.detach().scatter(1, first.unsqueeze(1), -torch.inf)
-        second, other = named_classes(self.b, rest, config, chosen="the strongest other")
+        second, others = named_classes(self.b, rest, config, chosen="the strongest other")
         if bool((first == second).any()):
-            raise InputError(f"a logit difference wants two different classes, got {name} and {other}")
+            raise InputError(
+                f"a logit difference wants two different classes, got {all_names(names)} and {all_names(others)}"
+            )
 
         def score(output: Any, clips: Tensor) -> Tensor:
             return _take(output.logits, first, clips) - _take(output.logits, second, clips)
 
-        return BoundTarget(score, f"{name}, against {other}", "logit difference", len(logits))
+        pairs = [f"{name}, against {other}" for name, other in zip(names, others, strict=True)]
+        return BoundTarget(score, pairs, "logit difference")
 
 
 @dataclass(frozen=True)
@@ -166,14 +180,14 @@ class Probability(Target):
             InputError: the model has no classifier, or not that class.
         """
         logits = _logits(output, config)
-        classes, name = named_classes(self.index, logits, config)
+        classes, names = named_classes(self.index, logits, config)
         several = config.problem_type == "multi_label_classification"
 
         def score(output: Any, clips: Tensor) -> Tensor:
             values = output.logits.float()
             return _take(values.sigmoid() if several else values.softmax(dim=-1), classes, clips)
 
-        return BoundTarget(score, f"probability of {name}", "probability", len(logits))
+        return BoundTarget(score, [f"probability of {name}" for name in names], "probability", classes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,8 +207,7 @@ class CosineSimilarity(Target):
     of: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.of not in _SOURCES:
-            raise InputError(f"of={self.of!r} is not known; choose one of {', '.join(_SOURCES)}")
+        _check_source(self.of)
         if not isinstance(self.embedding, Tensor) or self.embedding.ndim not in (1, 2):
             raise InputError("embedding must be a tensor (d_model,) or (batch, d_model)")
 
@@ -204,7 +217,7 @@ class CosineSimilarity(Target):
         Raises:
             InputError: the model's output has no such embedding, or one of another size.
         """
-        source, features = self._features(output, config)
+        source, features = _features(output, config, self.of)
         count, width = features.shape
         shape = tuple(self.embedding.shape)
         if shape not in ((width,), (1, width), (count, width)):
@@ -213,21 +226,63 @@ class CosineSimilarity(Target):
 
         def score(output: Any, clips: Tensor) -> Tensor:
             return functional.cosine_similarity(
-                self._features(output, config)[1].float(), wanted.index_select(0, clips), dim=-1
+                _features(output, config, self.of)[1].float(), wanted.index_select(0, clips), dim=-1
             )
 
-        return BoundTarget(score, f"cosine similarity of the {source} to an embedding", "cosine similarity", count)
+        names = [f"cosine similarity of the {source} to an embedding"] * count
+        return BoundTarget(score, names, "cosine similarity")
 
-    def _features(self, output: Any, config: VivitConfig) -> tuple[str, Tensor]:
-        pooled = output.get("pooler_output")
-        if self.of != "cls" and pooled is not None:
-            return "pooler output", pooled
-        hidden = output.get("last_hidden_state")
-        if self.of != "pooler" and hidden is not None:
-            return "CLS token", hidden.select(1, 0)
-        if self.of != "pooler" and not config.num_labels and output.get("logits") is not None:
-            return "CLS token", output.logits  # a classifier that was left out passes the CLS token on
-        raise InputError(f"the model's output has no embedding of={self.of!r}: use a VivitModel (with its pooler)")
+
+@dataclass(frozen=True)
+class OwnEmbedding(Target):
+    """Length of a clip's embedding along that of the clean clip: what a model without classes made of it.
+
+    For the clean clip it is the embedding's norm; where a perturbed clip's embedding has turned away, it is smaller.
+
+    Args:
+        of: as for ``CosineSimilarity``.
+
+    Raises:
+        InputError: ``of`` is not known.
+    """
+
+    of: str = "auto"
+
+    def __post_init__(self) -> None:
+        _check_source(self.of)
+
+    def bind(self, output: Any, config: VivitConfig) -> BoundTarget:
+        """See ``Target.bind``.
+
+        Raises:
+            InputError: the model's output has no such embedding.
+        """
+        source, features = _features(output, config, self.of)
+        along = functional.normalize(features.detach().float(), dim=-1)
+
+        def score(output: Any, clips: Tensor) -> Tensor:
+            return (_features(output, config, self.of)[1].float() * along.index_select(0, clips)).sum(dim=-1)
+
+        name = f"{source} along that of the clean clip"
+        return BoundTarget(score, [name] * len(features), "embedding length")
+
+
+def _check_source(of: str) -> None:
+    if of not in _SOURCES:
+        raise InputError(f"of={of!r} is not known; choose one of {', '.join(_SOURCES)}")
+
+
+def _features(output: Any, config: VivitConfig, of: str) -> tuple[str, Tensor]:
+    """Return what an embedding is called, and the embedding, (row, d_model)."""
+    pooled = output.get("pooler_output")
+    if of != "cls" and pooled is not None:
+        return "pooler output", pooled
+    hidden = output.get("last_hidden_state")
+    if of != "pooler" and hidden is not None:
+        return "CLS token", hidden.select(1, 0)
+    if of != "pooler" and not config.num_labels and output.get("logits") is not None:
+        return "CLS token", output.logits  # a classifier that was left out passes the CLS token on
+    raise InputError(f"the model's output has no embedding of={of!r}: use a VivitModel (with its pooler)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,7 +294,7 @@ class _Function(Target):
     def bind(self, output: Any, config: VivitConfig) -> BoundTarget:
         name = getattr(self.function, "__name__", type(self.function).__name__)
         count = len(next(iter(output.values())))
-        return BoundTarget(lambda output, _: self.function(output), f"{name}(output)", "target", count)
+        return BoundTarget(lambda output, _: self.function(output), [f"{name}(output)"] * count, "target")
 
 
 def bind_target(target: TargetLike, output: Any, config: VivitConfig, default: type[Any] = ClassLogit) -> BoundTarget:

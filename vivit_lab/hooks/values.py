@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from threading import RLock
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from vivit_lab.hooks.inputs import Pixels, as_pixel_values
 from vivit_lab.hooks.record import AttentionRecord
 from vivit_lab.hooks.recorder import check_layers, evaluating, record_provenance
+from vivit_lab.hooks.switched import Switch
 from vivit_lab.model.attention import AttentionParts
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.encoder import Encoded, expand_head_mask
@@ -21,7 +21,7 @@ from vivit_lab.video.clip import Clip
 
 __all__ = ["Pass", "ValueRecord", "frozen", "record_values", "run_pass", "without_graph"]
 
-_FREEZING = RLock()
+_LEARNING = Switch("requires_grad")
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,15 +31,19 @@ class ValueRecord(AttentionRecord):
     Args:
         values: layer → (batch, head, token, d_head).
         states: layer → (batch, token, d_model), the residual stream that enters the layer, where it was kept.
+        final_state: (batch, token, d_model), the residual stream that leaves the last layer, before the final
+            LayerNorm, where it was kept.
     """
 
     values: dict[int, Tensor] = field(default_factory=dict)
     states: dict[int, Tensor] = field(default_factory=dict)
+    final_state: Tensor | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes that the record holds."""
         parts = [*self.values.values(), *self.states.values()]
+        parts += [] if self.final_state is None else [self.final_state]
         return super().nbytes + sum(part.numel() * part.element_size() for part in parts)
 
 
@@ -60,24 +64,12 @@ class Pass:
     fields: dict[str, Any]
 
 
-@contextmanager
-def frozen(model: torch.nn.Module) -> Iterator[None]:
+def frozen(model: torch.nn.Module) -> AbstractContextManager[None]:
     """Let no parameter ask for a gradient, so that a graph neither keeps nor computes what only they would need.
 
-    Each parameter is put back as it was; one thread at a time where something has to change.
+    Each parameter is put back as it was. Threads may do so at once: the last one to leave does that.
     """
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        yield
-        return
-    with _FREEZING:
-        learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        try:
-            for parameter in learning:
-                parameter.requires_grad_(False)
-            yield
-        finally:
-            for parameter in learning:
-                parameter.requires_grad_(True)
+    return _LEARNING.off(model.parameters())
 
 
 def run_pass(
@@ -140,6 +132,7 @@ def record_values(
     layers: Sequence[int] | None = None,
     head_mask: Tensor | None = None,
     interpolate_pos_encoding: bool = False,
+    final_state: bool = False,
 ) -> ValueRecord:
     """Run one forward pass without gradients, and keep queries, keys, values and the residual stream.
 
@@ -149,6 +142,8 @@ def record_values(
         layers: which layers to keep; all by default.
         head_mask: as for the model's forward.
         interpolate_pos_encoding: as for the model's forward.
+        final_state: also keep the residual stream that leaves the last layer, before the final LayerNorm evens its
+            norms out. Costs the last layer once more.
 
     Returns:
         The record. Memory: 4·tokens·d_model a layer and clip (39 MB for ViViT-B in float32).
@@ -161,10 +156,14 @@ def record_values(
     forward = {"head_mask": head_mask, "interpolate_pos_encoding": interpolate_pos_encoding}
     with evaluating(model), torch.no_grad():
         done = run_pass(model, given, layers=wanted, states=True, **forward)
-    hidden = done.encoded.hidden_states or ()
-    return ValueRecord(
-        **done.fields, output=without_graph(done.output), states={layer: hidden[layer] for layer in wanted}
-    )
+        hidden = done.encoded.hidden_states
+        assert hidden is not None, "states were asked for"
+        last = None
+        if final_state:  # what the model gives is after the final LayerNorm
+            mask = done.fields["head_mask"]
+            last, _ = model.blocks[-1](hidden[-2], None if mask is None else mask.select(0, -1), False, None)
+    states = {layer: hidden[layer] for layer in wanted}
+    return ValueRecord(**done.fields, output=without_graph(done.output), states=states, final_state=last)
 
 
 def without_graph(output: Any) -> Any:

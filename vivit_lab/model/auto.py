@@ -18,7 +18,7 @@ def load_model(name: str | os.PathLike[str], **options: Any) -> VivitModel | Viv
     """Load a checkpoint as what it is: a classifier where it has one, else the bare model, with its pooler if any.
 
     Args:
-        name: a directory, a Hub id, or ``"bundled"``.
+        name: a directory, a Hub id, ``"bundled"`` or ``"planted"``.
         **options: as for ``from_pretrained``.
 
     Raises:

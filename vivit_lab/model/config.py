@@ -217,7 +217,7 @@ class VivitConfig:
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str], **where: Any) -> VivitConfig:
-        """Read the configuration of a directory, a Hub id or ``"bundled"``.
+        """Read the configuration of a directory, a Hub id, ``"bundled"`` or ``"planted"``.
 
         Args:
             name: the checkpoint.

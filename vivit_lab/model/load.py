@@ -42,7 +42,7 @@ def load_checkpoint(
 
     Args:
         choose: returns the model's class, and arguments of it besides the configuration, for the checkpoint's tensors.
-        name: a directory, a Hub id, or ``"bundled"``.
+        name: a directory, a Hub id, ``"bundled"`` or ``"planted"``.
         config: see ``from_pretrained``; so are the others.
         dtype: dtype of the parameters.
         torch_dtype: the same.

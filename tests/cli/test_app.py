@@ -56,6 +56,27 @@ def test_render_takes_method_settings_query_and_drawing(checkpoint, video, tmp_p
     assert read_clip(tmp_path / "x.mp4").size[0] >= 96
 
 
+def test_render_explains_a_class(checkpoint, video, tmp_path, capsys):
+    common = ("render", video, "-m", checkpoint, "--out", tmp_path, "--json")
+    assert run(*common, "--method", "chefer", "--target", "LABEL_3", "--set", "centred=true") == 0
+    (entry,) = json.loads(capsys.readouterr().out)["videos"]
+    assert entry["files"]["movie"].endswith("moving_chefer_relevance.mp4")
+    assert entry["map"]["target"] == "class 3 (LABEL_3)"
+    assert entry["map"]["parameters"]["centred"] is True
+    assert run(*common, "--method", "occlusion", "--target", "3", "--set", "window=1,2,2", "--colormap", "RdBu_r") == 0
+    (entry,) = json.loads(capsys.readouterr().out)["videos"]
+    assert entry["map"]["signed"]
+    assert entry["map"]["parameters"]["window"] == [1, 2, 2]
+
+
+def test_every_method_is_named_in_the_help(capsys):
+    from vivit_lab.attribution.registry import METHODS
+
+    assert run("render", "--help") == 0
+    words = capsys.readouterr().out.replace("│", " ").replace(",", " ").replace(".", " ").split()
+    assert set(METHODS) <= set(words)
+
+
 def test_a_random_start_follows_the_seed(checkpoint, video, tmp_path, capsys):
     def start(seed):
         run("render", video, "-m", checkpoint, "--out", tmp_path, "--start", "random", "--seed", seed, "--json")
@@ -121,6 +142,19 @@ def test_the_demo_names_its_files_and_says_what_they_show(tmp_path, capsys):
         (("predict", "VIDEO", "-m", "bundled"), "error: bundled has no classifier, so it predicts nothing"),
         (("render", "missing.mp4", "-m", "MODEL"), r"error: .*missing\.mp4"),
         (("render", "VIDEO", "-m", "MODEL", "--method", "magic"), "error: method 'magic' is not known"),
+        (
+            ("render", "VIDEO", "-m", "MODEL", "--method", "chefer", "--target", "dog"),
+            "error: the model has no class 'dog'",
+        ),
+        (
+            ("render", "VIDEO", "-m", "MODEL", "--method", "chefer", "--target", "9"),
+            "error: a target class must be one of",
+        ),
+        (("render", "VIDEO", "-m", "MODEL", "--target", "1"), "error: AttentionRollout is class-agnostic"),
+        (
+            ("render", "VIDEO", "-m", "bundled", "--method", "chefer"),
+            "error: CheferRelevance explains a class, but bundled has no classifier",
+        ),
         (("render", "VIDEO", "-m", "MODEL", "--set", "start_layer"), "error: --set wants name=value"),
         (("render", "VIDEO", "-m", "MODEL", "--query", "1,x"), "error: --query wants t,y,x"),
         (("render", "VIDEO", "-m", "MODEL", "--start", "soon"), "error: --start wants a frame"),

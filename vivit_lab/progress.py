@@ -11,7 +11,12 @@ __all__ = ["progress_bar"]
 
 
 def progress_bar(
-    steps: Iterable[Any] | None, progress: bool | None, name: str, unit: str, total: int | None = None
+    steps: Iterable[Any] | None,
+    progress: bool | None,
+    name: str,
+    unit: str,
+    total: int | None = None,
+    initial: int = 0,
 ) -> Any:
     """Return a tqdm bar.
 
@@ -21,7 +26,7 @@ def progress_bar(
         name: what is running.
         unit: what one step is.
         total: how many steps, where ``steps`` does not tell.
+        initial: how many were done before.
     """
-    return tqdm(
-        steps, desc=name, unit=unit, total=total, disable=None if progress is None else not progress, leave=False
-    )
+    hide = None if progress is None else not progress
+    return tqdm(steps, desc=name, unit=unit, total=total, initial=initial, disable=hide, leave=False)

@@ -1,12 +1,9 @@
-"""The command line: ``vivit-lab demo``, ``render``, ``predict``, ``info``. Argument parsing and printing only."""
+"""The command line: ``vivit-lab demo``, ``render``, ``predict``, ``info``, ``evaluate``."""
 
 from __future__ import annotations
 
-import json
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +12,26 @@ from rich.console import Console
 from rich.table import Table
 
 from vivit_lab._version import __version__
-from vivit_lab.errors import InputError, VivitLabError, VivitLabWarning
+from vivit_lab.cli.evaluate import evaluate
+from vivit_lab.cli.options import (
+    Debug,
+    Device,
+    Dtype,
+    Json,
+    Model,
+    Seed,
+    Start,
+    Stride,
+    errors,
+    load,
+    one_line,
+    print_error,
+    print_json,
+    seed_all,
+    status,
+)
+from vivit_lab.errors import InputError, VivitLabWarning
+from vivit_lab.video.suffixes import VIDEO_SUFFIXES
 
 __all__ = ["app", "main"]
 
@@ -27,18 +43,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_err = Console(stderr=True, highlight=False)
 
-_VIDEO_SUFFIXES = {".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm"}
-
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes CUDA where there is one.")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto for the checkpoint's own.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random: --start random, and weights drawn anew.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; no progress, no tables.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the whole trace of an error.")]
-Model = Annotated[str, typer.Option("--model", "-m", help="Directory, Hub id, or 'bundled'.")]
-Stride = Annotated[int, typer.Option(min=1, help="Take one frame in so many.")]
-Start = Annotated[str, typer.Option(help="First frame (12), time (1.5s), or 'random'.")]
+# written out, because importing the registry would load torch
+_METHODS = (
+    "raw, rollout, gradient_rollout, chefer, attention_gradient, legrad, transition, attcat, value_norm, "
+    "input_x_gradient, integrated_gradients, smooth_grad, occlusion or rise."
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,8 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
             if "--debug" in given:
                 raise
             if "--json" in given:
-                _print_json({"error": _one_line(error)})
-            _print_error(error)
+                print_json({"error": one_line(error)})
+            print_error(error)
             return 1
     return 0
 
@@ -83,12 +93,12 @@ def demo(
     from vivit_lab.checkpoints.bundled import bundled_clip_path
     from vivit_lab.explain import DEMO_METHOD, explain_video
 
-    _seed(seed)
-    model, processor = _load("bundled", device, dtype, quiet=as_json)
-    with _status("reading, attending, drawing", quiet=as_json):
+    seed_all(seed)
+    model, processor = load("bundled", device, dtype, quiet=as_json)
+    with status("reading, attending, drawing", quiet=as_json):
         result = explain_video(bundled_clip_path(), model, processor, DEMO_METHOD, out=out, sheet=True, save_map=True)
     if as_json:
-        return _print_json({"files": _paths(result.files), "map": result.map.metadata()})
+        return print_json({"files": _paths(result.files), "map": result.map.metadata()})
     print(
         "An attention rollout from layer 8 to 11 of a ViT pretrained on images (DINOv2 ViT-S/14), started as a ViViT:\n"
         "where its CLS token looked in each frame. The model knows no motion and no classes; over all twelve layers\n"
@@ -101,17 +111,22 @@ def demo(
 def render(
     files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Videos.")],
     model: Model = "bundled",
-    method: Annotated[str, typer.Option(help="rollout or raw.")] = "rollout",
+    method: Annotated[str, typer.Option(help=_METHODS)] = "rollout",
+    target: Annotated[
+        str | None, typer.Option(help="The class to explain, by index or label; the predicted one by default.")
+    ] = None,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", help="A field of the method, e.g. --set start_layer=8 --set head_fusion=max."),
     ] = None,
     query: Annotated[
-        list[str] | None, typer.Option(help="A token t,y,x whose attention is shown, instead of CLS; may repeat.")
+        list[str] | None, typer.Option(help="A token t,y,x that is explained instead of CLS; may repeat.")
     ] = None,
     out: Annotated[Path, typer.Option(help="A directory, or for one FILE the movie's path.")] = Path("."),
     layout: Annotated[str, typer.Option(help="overlay, side_by_side or heat.")] = "overlay",
-    colormap: Annotated[str | None, typer.Option(help="inferno, viridis, magma, cividis, …")] = None,
+    colormap: Annotated[
+        str | None, typer.Option(help="inferno, viridis, magma, …; for signed relevance coolwarm or RdBu_r.")
+    ] = None,
     alpha: Annotated[float | None, typer.Option(help="Constant opacity of the heat; by default it follows it.")] = None,
     normalize: Annotated[str, typer.Option(help="One colour scale a clip, or one a frame.")] = "clip",
     percentile: Annotated[
@@ -128,38 +143,38 @@ def render(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Render what a model attended to over the frames of videos, one movie each."""
+    """Render what a model attended to, or why it saw a class, over the frames of videos, one movie each."""
     from vivit_lab.explain import explain_video, is_movie, make_method, movie_path
 
-    _seed(seed)
+    seed_all(seed)
     chosen = make_method(method, _settings(setting or []))
     queries = [_numbers(text) for text in query or []] or None
     targets = [movie_path(out, file, chosen).resolve() for file in files]
     if len(set(targets)) < len(targets):
         why = f"--out {out} names one file" if is_movie(out) else "some videos have the same name"
         raise InputError(f"{why}, so that {len(files)} videos would overwrite each other's movies; render them apart")
-    loaded, processor = _load(model, device, dtype, quiet=as_json)
+    loaded, processor = load(model, device, dtype, quiet=as_json)
     drawing = {"layout": layout, "colormap": colormap, "alpha": alpha, "normalize": normalize, "zoom": zoom}
     results, failed = [], 0
     for file in files:
         try:
             first = _start(start, file, loaded.config.num_frames, stride)
             result = explain_video(
-                file, loaded, processor, chosen, out=out, stride=stride, start=first, queries=queries, sheet=sheet,
-                save_map=save_map, percentile=percentile, progress=not as_json, movie=drawing,
+                file, loaded, processor, chosen, target=target, out=out, stride=stride, start=first, queries=queries,
+                sheet=sheet, save_map=save_map, percentile=percentile, progress=not as_json, movie=drawing,
             )  # fmt: skip
         except Exception as error:
             if debug or len(files) == 1:
                 raise
-            _print_error(error)
-            results.append({"video": str(file), "error": _one_line(error)})
+            print_error(error)
+            results.append({"video": str(file), "error": one_line(error)})
             failed += 1
             continue
         results.append({"video": str(file), "files": _paths(result.files), "map": result.map.metadata()})
         if not as_json:
             _print_files(result.files)
     if as_json:
-        _print_json({"videos": results})
+        print_json({"videos": results})
     if failed:
         raise typer.Exit(1)
 
@@ -183,15 +198,15 @@ def predict(
     from vivit_lab.explain import top_labels
     from vivit_lab.video.read import read_clip
 
-    _seed(seed)
-    loaded, processor = _load(model, device, dtype, quiet=as_json)
+    seed_all(seed)
+    loaded, processor = load(model, device, dtype, quiet=as_json)
     if not hasattr(loaded, "classifier"):
         raise InputError(
             f"{model} has no classifier, so it predicts nothing; name a classifier with --model, "
             "e.g. google/vivit-b-16x2-kinetics400"
         )
     count = loaded.config.num_frames
-    with _status("reading and classifying", quiet=as_json):
+    with status("reading and classifying", quiet=as_json):
         clip = read_clip(file, count, stride, _start(start, file, count, stride), processor=processor)
         assert clip.pixel_values is not None, "a processor prepared the clip"
         with torch.inference_mode():
@@ -199,7 +214,7 @@ def predict(
     best = top_labels(logits, loaded.config, top)
     if as_json:
         frames = {"indices": clip.indices.tolist(), "seconds": clip.seconds.tolist()}
-        return _print_json({"video": str(file), "model": model, "frames": frames, "classes": best})
+        return print_json({"video": str(file), "model": model, "frames": frames, "classes": best})
     table = Table(title=f"{file.name}, {clip.seconds[0]:.2f}–{clip.end:.2f} s, {model}", title_justify="left")
     for column in ("class", "probability", "logit"):
         table.add_column(column, justify="left" if column == "class" else "right")
@@ -218,10 +233,10 @@ def info(
     debug: Debug = False,
 ) -> None:
     """Say what a video or a model is."""
-    is_video = Path(name).is_file() or Path(name).suffix.lower() in _VIDEO_SUFFIXES
+    is_video = Path(name).is_file() or Path(name).suffix.lower() in VIDEO_SUFFIXES
     facts = _video_facts(name) if is_video else _model_facts(name, quiet=as_json)
     if as_json:
-        return _print_json(facts)
+        return print_json(facts)
     table = Table(show_header=False, title=name, title_justify="left")
     for key, value in facts.items():
         table.add_row(key.replace("_", " "), str(value))
@@ -235,7 +250,7 @@ def _video_facts(name: str) -> dict[str, Any]:
 
 
 def _model_facts(name: str, *, quiet: bool) -> dict[str, Any]:
-    model, processor = _load(name, "cpu", "auto", quiet=quiet)
+    model, processor = load(name, "cpu", "auto", quiet=quiet)
     config, grid = model.config, model.config.grid
     low, high = processor.value_range
     facts: dict[str, Any] = {
@@ -256,28 +271,6 @@ def _model_facts(name: str, *, quiet: bool) -> dict[str, Any]:
     else:
         facts["classes"] = "none (no classifier)"
     return facts
-
-
-def _load(name: str, device: str, dtype: str, *, quiet: bool) -> Any:
-    from vivit_lab.explain import load_pair
-
-    with _status(f"loading {name}", quiet=quiet):
-        return load_pair(name, device=device, dtype=dtype)
-
-
-@contextmanager
-def _status(text: str, *, quiet: bool) -> Iterator[None]:
-    if quiet or not _err.is_terminal:
-        yield
-        return
-    with _err.status(text):
-        yield
-
-
-def _seed(seed: int) -> None:
-    import torch
-
-    torch.manual_seed(seed)
 
 
 def _settings(texts: list[str]) -> dict[str, str]:
@@ -318,22 +311,8 @@ def _print_files(files: dict[str, Path]) -> None:
         print(f"{kind}: {path}")
 
 
-def _print_json(value: dict[str, Any]) -> None:
-    print(json.dumps(value, ensure_ascii=False))
-
-
-def _print_error(error: Exception) -> None:
-    _err.print(f"error: {_one_line(error)}", style="red", markup=False, soft_wrap=True)
-
-
-def _one_line(error: Exception) -> str:
-    kind = "" if isinstance(error, VivitLabError) else f"{type(error).__name__}: "
-    return kind + " ".join(str(error).split())
-
-
 def _show_warning(message: Warning | str, category: type[Warning], *_place: Any, **_more: Any) -> None:
-    _err.print(f"warning: {' '.join(str(message).split())}", style="yellow", markup=False, soft_wrap=True)
+    errors.print(f"warning: {' '.join(str(message).split())}", style="yellow", markup=False, soft_wrap=True)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+app.command()(evaluate)

@@ -1,0 +1,83 @@
+"""Options that several commands have, and how commands load, report and print."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from vivit_lab.errors import VivitLabError
+
+__all__ = [
+    "Debug",
+    "Device",
+    "Dtype",
+    "Json",
+    "Model",
+    "Seed",
+    "Start",
+    "Stride",
+    "errors",
+    "load",
+    "one_line",
+    "print_error",
+    "print_json",
+    "seed_all",
+    "status",
+]
+
+errors = Console(stderr=True, highlight=False)
+
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes CUDA where there is one.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto for the checkpoint's own.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random: --start random, and weights drawn anew.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; no progress, no tables.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the whole trace of an error.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="Directory, Hub id, or 'bundled'.")]
+Stride = Annotated[int, typer.Option(min=1, help="Take one frame in so many.")]
+Start = Annotated[str, typer.Option(help="First frame (12), time (1.5s), or 'random'.")]
+
+
+def load(name: str, device: str, dtype: str, *, quiet: bool) -> Any:
+    """Return a model and its processor, with a spinner on a terminal."""
+    from vivit_lab.explain import load_pair
+
+    with status(f"loading {name}", quiet=quiet):
+        return load_pair(name, device=device, dtype=dtype)
+
+
+@contextmanager
+def status(text: str, *, quiet: bool) -> Iterator[None]:
+    """Show a spinner while something runs, where somebody looks."""
+    if quiet or not errors.is_terminal:
+        yield
+        return
+    with errors.status(text):
+        yield
+
+
+def seed_all(seed: int) -> None:
+    """Seed everything random."""
+    import torch
+
+    torch.manual_seed(seed)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print one JSON object on stdout."""
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def print_error(error: Exception) -> None:
+    """Print an error on stderr, as one line."""
+    errors.print(f"error: {one_line(error)}", style="red", markup=False, soft_wrap=True)
+
+
+def one_line(error: Exception) -> str:
+    """Return an error's message as one line; its type too, where the package did not make it."""
+    kind = "" if isinstance(error, VivitLabError) else f"{type(error).__name__}: "
+    return kind + " ".join(str(error).split())

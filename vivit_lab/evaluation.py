@@ -1,0 +1,285 @@
+"""From a model and videos to a faithfulness report: the steps of ``vivit-lab evaluate``, for scripts and notebooks."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vivit_lab.attribution.chefer import CheferRelevance
+from vivit_lab.attribution.integrated_gradients import IntegratedGradients
+from vivit_lab.attribution.registry import METHODS, class_by_name, make_method
+from vivit_lab.attribution.rise import Rise
+from vivit_lab.attribution.smooth_grad import SmoothGrad
+from vivit_lab.checkpoints.bundled import verify_bundled
+from vivit_lab.errors import InputError, MissingExtraError
+from vivit_lab.faithfulness.evaluate import EvaluationBatch, EvaluationData, label_of
+from vivit_lab.faithfulness.report import FaithfulnessReport
+from vivit_lab.grid import TokenGrid
+from vivit_lab.model.config import VivitConfig
+from vivit_lab.planted.config import PlantedConfig
+from vivit_lab.planted.dataset import planted_batch
+from vivit_lab.planted.files import PlantedFile, read_planted
+from vivit_lab.video.preprocess import VivitImageProcessor
+from vivit_lab.video.read import read_clip
+from vivit_lab.video.suffixes import VIDEO_SUFFIXES
+
+__all__ = ["PlantedClips", "Videos", "all_methods", "methods_by_name", "open_data", "stored_report", "write_report"]
+
+_FAST = {
+    "integrated_gradients": IntegratedGradients(steps=20),
+    "smooth_grad": SmoothGrad(samples=16),
+    "rise": Rise(masks=256),
+}
+
+
+@dataclass(frozen=True)
+class PlantedClips:
+    """Clips with planted evidence, drawn when they are asked for.
+
+    Args:
+        config: which clips.
+        count: how many, from the first on.
+        grid: the token grid of the model.
+
+    Raises:
+        InputError: there are no clips, or the model wants another number of frames or another size.
+    """
+
+    config: PlantedConfig
+    count: int
+    grid: TokenGrid
+
+    def __post_init__(self) -> None:
+        drawn, wanted = (
+            (self.config.frames, self.config.size, self.config.size),
+            (self.grid.num_frames, *self.grid.image_size),
+        )
+        if self.count < 1 or drawn != wanted:
+            raise InputError(
+                f"wanted at least one planted clip as the model takes them (frames, height, width) = {wanted}; got "
+                f"{self.count} of {drawn}"
+            )
+
+    def __len__(self) -> int:
+        return self.count
+
+    def batch(self, indices: Sequence[int]) -> EvaluationBatch:
+        """See ``EvaluationData.batch``."""
+        pixels, labels, clips = planted_batch(self.config, indices)
+        mask = np.stack([clip.token_mask(self.grid) for clip in clips])
+        window = np.stack([clip.token_window(self.grid) for clip in clips])
+        names = [f"planted-{index:05d}" for index in indices]
+        return EvaluationBatch(pixels, names, labels, torch.from_numpy(mask), torch.from_numpy(window))
+
+    def describe(self) -> dict[str, Any]:
+        """See ``EvaluationData.describe``."""
+        return {"kind": "planted", "count": self.count, **self.config.to_dict()}
+
+
+@dataclass(frozen=True)
+class Videos:
+    """Windows of video files: the first of each.
+
+    Args:
+        paths: the files.
+        processor: makes them into pixels.
+        config: of the model: its frames, and what its classes are called.
+        stride: takes one frame in so many.
+        labels: each file's class as an index or a label, or None where they are not known.
+        planted: what ``write_planted`` knows of each file, or None.
+
+    Raises:
+        InputError: there are no files, or not one label a file.
+    """
+
+    paths: Sequence[Path]
+    processor: VivitImageProcessor
+    config: VivitConfig
+    stride: int = 1
+    labels: Sequence[str] | None = None
+    planted: Sequence[PlantedFile] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.paths:
+            raise InputError("wanted at least one video, got none")
+        if self.labels is not None and len(self.labels) != len(self.paths):
+            raise InputError(f"wanted a label for each of {len(self.paths)} videos, got {len(self.labels)}")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @cached_property
+    def classes(self) -> list[int] | None:
+        """Each file's class; None where it is not known, or the model has no classes."""
+        if self.labels is None or not self.config.num_labels:
+            return None
+        return [class_by_name(label, self.config) for label in self.labels]
+
+    def batch(self, indices: Sequence[int]) -> EvaluationBatch:
+        """See ``EvaluationData.batch``."""
+        frames = self.config.num_frames
+        clips = [read_clip(self.paths[index], frames, self.stride, processor=self.processor) for index in indices]
+        pixels = torch.cat([clip.pixel_values for clip in clips if clip.pixel_values is not None])
+        labels = None if self.classes is None else torch.tensor([self.classes[index] for index in indices])
+        names = [str(self.paths[index]) for index in indices]
+        if self.planted is None:
+            return EvaluationBatch(pixels, names, labels)
+        truth, grid = [self.planted[index] for index in indices], self.config.grid
+        mask = torch.from_numpy(np.stack([each.token_mask(grid) for each in truth]))
+        return EvaluationBatch(
+            pixels, names, labels, mask, torch.from_numpy(np.stack([each.token_window(grid) for each in truth]))
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """See ``EvaluationData.describe``."""
+        files = [[str(path), path.stat().st_size] for path in self.paths]
+        return {"kind": "videos", "files": files, "stride": self.stride, "labels": self.classes}
+
+
+def open_data(
+    name: str | os.PathLike[str],
+    config: VivitConfig,
+    processor: VivitImageProcessor,
+    *,
+    count: int | None = None,
+    stride: int = 1,
+) -> EvaluationData:
+    """Return the clips that a name stands for.
+
+    Args:
+        name: ``"planted"`` (level 3 of the test split), ``"planted:2"`` (another level), ``"planted:level=1,seed=5"``
+            (fields of ``PlantedConfig``); a directory of videos; one that ``write_planted`` wrote, or that has a
+            ``manifest.csv`` with the columns ``path`` and ``label``; such a CSV file; or one video.
+        config: of the model.
+        processor: of the model.
+        count: how many clips; None for 256 planted ones, or all files.
+        stride: of the frames of videos; planted movies are taken frame by frame.
+
+    Raises:
+        InputError: there is nothing of that name, or no video in it.
+    """
+    text = os.fspath(name)
+    if text == "planted" or text.startswith("planted:"):
+        fields = _planted_fields(text.removeprefix("planted").removeprefix(":"))
+        sizes = {"frames": config.num_frames, "size": config.image_size}
+        return PlantedClips(PlantedConfig(**{"split": "test", **sizes, **fields}), count or 256, config.grid)
+    path = Path(text)
+    if (path / "manifest.json").is_file() and (path / "masks.npz").is_file():
+        truth = [entry for entry in read_planted(path) if entry.counterfactual is None][:count]
+        labels = [entry.label_name for entry in truth]
+        return Videos([entry.path for entry in truth], processor, config, 1, labels, truth)
+    table = path if path.suffix.lower() == ".csv" else path / "manifest.csv"
+    if table.is_file():
+        files, labels = _read_table(table)
+        return Videos(files[:count], processor, config, stride, labels[:count] if labels else None)
+    if path.is_dir():
+        found = sorted(item for item in path.rglob("*") if item.suffix.lower() in VIDEO_SUFFIXES)
+        if not found:
+            raise InputError(f"{path} holds no video ({', '.join(sorted(VIDEO_SUFFIXES))})")
+        return Videos(found[:count], processor, config, stride)
+    if path.is_file():
+        return Videos([path], processor, config, stride)
+    raise InputError(
+        f"there is no {text}: wanted 'planted', a directory of videos, a CSV file with a column path, or a video"
+    )
+
+
+def _planted_fields(text: str) -> dict[str, Any]:
+    """Read ``3`` or ``level=3,seed=1``."""
+    if re.fullmatch(r"\d+", text):
+        return {"level": int(text)}
+    fields: dict[str, Any] = {}
+    for part in filter(None, text.split(",")):
+        key, separator, value = part.partition("=")
+        if not separator or key not in PlantedConfig.__dataclass_fields__:
+            known = ", ".join(PlantedConfig.__dataclass_fields__)
+            raise InputError(f"wanted 'planted:LEVEL' or 'planted:field=value,…' with fields of {known}; got {part!r}")
+        fields[key] = int(value) if re.fullmatch(r"-?\d+", value) else value
+    return fields
+
+
+def _read_table(path: Path) -> tuple[list[Path], list[str] | None]:
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or "path" not in rows[0]:
+        raise InputError(f"{path} wants a header with the column path (and label, where labels are known) and a row")
+    files = [path.parent / row["path"] for row in rows]
+    return files, [row["label"] for row in rows] if "label" in rows[0] else None
+
+
+def all_methods() -> list[Any]:
+    """Return every method of the package, those that sample with few enough samples for a data set."""
+    return [*(_FAST.get(name) or METHODS[name]() for name in METHODS), CheferRelevance(centred=True)]
+
+
+def methods_by_name(text: str) -> list[Any]:
+    """Return methods from text.
+
+    Args:
+        text: ``"all"``, or names of ``METHODS`` separated by commas; settings of a method follow a colon, separated by
+            semicolons: ``"rollout:start_layer=2;head_fusion=max,chefer:centred=true"``.
+
+    Raises:
+        InputError: there is no such method or setting, or a method is named twice.
+    """
+    if text.strip().lower() == "all":
+        return all_methods()
+    found = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, settings = part.partition(":")
+        pairs = [setting.partition("=") for setting in settings.split(";") if setting]
+        found.append(make_method(name, {key: value for key, _, value in pairs}))
+    labels = [label_of(method) for method in found]
+    if not found or len(set(labels)) < len(labels):
+        raise InputError(f"wanted different methods, got {', '.join(labels) or 'none'}; choose of {', '.join(METHODS)}")
+    return found
+
+
+def stored_report() -> FaithfulnessReport:
+    """Return the report of all methods on the bundled planted classifier, as it is stored with the package.
+
+    It was made by ``vivit-lab evaluate`` as its settings and the README tell.
+
+    Raises:
+        BundledDataError: the file is missing or was changed.
+    """
+    return FaithfulnessReport.from_json(verify_bundled("reports/planted_level3.json"))
+
+
+def write_report(report: FaithfulnessReport, out: str | os.PathLike[str]) -> dict[str, Path]:
+    """Write a report as JSON, CSV and a page that needs no other file; with matplotlib, also its figures as PNG.
+
+    Args:
+        report: what to write.
+        out: a directory; it is made if need be.
+
+    Returns:
+        Kind → path: ``json``, ``csv``, ``html``, and ``intervals`` and ``curves`` where they could be drawn.
+    """
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {kind: folder / f"report.{kind}" for kind in ("json", "csv", "html")}
+    report.to_json(files["json"])
+    report.to_csv(files["csv"])
+    page = report._repr_html_()
+    head = '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Faithfulness report</title></head>'
+    files["html"].write_text(f"{head}<body>{page}</body></html>\n", encoding="utf-8")
+    try:
+        figures = {"intervals": report.intervals_figure()}
+        if report.curves:
+            figures["curves"] = report.curves_figure()
+    except MissingExtraError:  # the figures are a convenience; the page has its own
+        return files
+    for name, figure in figures.items():
+        files[name] = folder / f"{name}.png"
+        figure.savefig(files[name], dpi=100)
+    return files

@@ -1,0 +1,350 @@
+"""Judge methods on a data set: each method's map of each clip by each measure, in parts that survive a crash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from vivit_lab.errors import ConfigError, InputError
+from vivit_lab.faithfulness._parts import assemble, read_json, write_json
+from vivit_lab.faithfulness.controls import CONTROLS
+from vivit_lab.faithfulness.infidelity import Infidelity
+from vivit_lab.faithfulness.localisation import localise
+from vivit_lab.faithfulness.masking import CleanClips
+from vivit_lab.faithfulness.perturbation import Perturbation
+from vivit_lab.faithfulness.report import Curve, FaithfulnessReport
+from vivit_lab.faithfulness.saco import SaCo
+from vivit_lab.faithfulness.sanity import check_sanity
+from vivit_lab.faithfulness.sensitivity import SensitivityN
+from vivit_lab.hooks.targets import OwnEmbedding
+from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.progress import progress_bar
+
+__all__ = ["EvaluationBatch", "EvaluationData", "EvaluationPlan", "evaluate", "label_of"]
+
+Model = VivitModel | VivitForVideoClassification
+
+_CURVES = (
+    Perturbation(baseline="drop", steps=20),
+    Perturbation(baseline="blur", steps=10),
+    Perturbation(baseline="mean", steps=10),
+    Perturbation(region="time", baseline="blur", steps=8),
+    Perturbation(region="space", baseline="blur", steps=9),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationBatch:
+    """Some clips of a data set.
+
+    Args:
+        pixel_values: (batch, frames, channels, height, width), normalised.
+        names: what each clip is called; all different in the data set.
+        labels: (batch,) classes, or None where they are not known.
+        mask: (batch, t, h, w), the share of each tubelet that the evidence covers; None where it is not known.
+        window: (batch, t), the share of each tubelet row that lies in the evidence's window; None likewise.
+    """
+
+    pixel_values: Tensor
+    names: Sequence[str]
+    labels: Tensor | None = None
+    mask: Tensor | None = None
+    window: Tensor | None = None
+
+    def take(self, keep: Tensor) -> EvaluationBatch:
+        """Return the clips at some indices."""
+        parts = {name: getattr(self, name) for name in ("labels", "mask", "window")}
+        taken: dict[str, Any] = {name: None if part is None else part[keep] for name, part in parts.items()}
+        names = [self.names[index] for index in keep.tolist()]
+        return replace(self, pixel_values=self.pixel_values[keep], names=names, **taken)
+
+
+class EvaluationData(Protocol):
+    """A data set to judge methods on. It must be picklable where there are several workers."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Sequence[int]) -> EvaluationBatch:
+        """Return some clips."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the data are, JSON-able: another description is another run."""
+        ...
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """What is measured.
+
+    Args:
+        curves: perturbation curves; the first gives the metrics ``srg``, ``deletion`` and ``insertion``, the rest bear
+            their region and baseline in the name (``srg_blur``, ``srg_time_blur``).
+        saco: or None to leave it out.
+        sensitivity: or None.
+        infidelity: or None; it reads what ``sensitivity`` samples where their subsets are the same.
+        sanity_clips: clips for the sanity checks of each method; 0 for none.
+        only_correct: leave out clips that the model names wrongly: where it errs, it did not see the evidence.
+        batch_size: clips a part, and versions of clips a forward pass.
+    """
+
+    curves: tuple[Perturbation, ...] = _CURVES
+    saco: SaCo | None = field(default_factory=SaCo)
+    sensitivity: SensitivityN | None = field(default_factory=SensitivityN)
+    infidelity: Infidelity | None = field(default_factory=Infidelity)
+    sanity_clips: int = 8
+    only_correct: bool = True
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        if self.sanity_clips < 0 or self.batch_size < 1:
+            raise ConfigError(
+                f"wanted sanity_clips >= 0 and batch_size >= 1, got {self.sanity_clips} and {self.batch_size}"
+            )
+        names = [curve_name(curve, number) for number, curve in enumerate(self.curves)]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"two curves of one region and baseline would share a name; got {names}")
+
+
+def curve_name(curve: Perturbation, number: int) -> str:
+    """Return what is added to the metrics of a plan's curve: nothing for the first."""
+    region = "" if curve.region == "space_time" else f"_{curve.region}"
+    return f"{region}_{curve.baseline}" if number else ""
+
+
+def label_of(method: Any) -> str:
+    """Return what a report calls a method: its class, and the fields that are not the default."""
+    if not is_dataclass(method) or isinstance(method, type):
+        return getattr(method, "__name__", type(method).__name__)
+    changed = [item for item in fields(method) if getattr(method, item.name) != item.default]
+    settings = ", ".join(
+        item.name if getattr(method, item.name) is True else f"{item.name}={getattr(method, item.name)!r}"
+        for item in changed
+    )
+    return type(method).__name__ + (f"({settings})" if settings else "")
+
+
+def evaluate(
+    model: Model,
+    data: EvaluationData,
+    methods: Sequence[Any] | Mapping[str, Any],
+    *,
+    plan: EvaluationPlan | None = None,
+    out: str | os.PathLike[str] | None = None,
+    workers: int = 1,
+    progress: bool | None = None,
+) -> FaithfulnessReport:
+    """Judge methods, always beside the controls, on a data set.
+
+    The class is each clip's predicted one; where the model has no classifier, the target is the clip's own embedding
+    (``OwnEmbedding``). The clips are gone through in parts; with ``out``, a part that was finished is not done again.
+
+    Args:
+        model: a ViViT.
+        data: the clips, with the evidence where it is known: without, there is no localisation.
+        methods: attribution methods, called as ``(model, pixel_values, target)``; a mapping names them, else
+            ``label_of`` does.
+        plan: what to measure.
+        out: a directory for the parts; it may hold those of the same run that was cut off.
+        workers: processes, each with one thread, where the model is on the CPU and small.
+        progress: show a bar; None shows it on a terminal.
+
+    Raises:
+        InputError: there are no methods or clips, two methods have one name, the model names no clip rightly, or
+            several workers are asked for with a model that is not on the CPU.
+        ConfigError: ``out`` holds the parts of another run.
+    """
+    plan = plan or EvaluationPlan()
+    named = dict(methods) if isinstance(methods, Mapping) else {label_of(method): method for method in methods}
+    if not named or not len(data) or (not isinstance(methods, Mapping) and len(named) < len(methods)):
+        raise InputError(f"wanted clips and differently named methods, got {len(data)} clips and {list(named)}")
+    if workers < 1 or (workers > 1 and model.device.type != "cpu"):
+        raise InputError(f"workers={workers} wants a model on the CPU, it is on {model.device}")
+    named |= {label_of(control): control for control in CONTROLS}
+    job = _Job(model, data, named, plan)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch if out is None else out)
+        job.claim(folder)
+        job.run(folder, workers, progress)
+        return assemble(folder, job.settings(), tuple(map(label_of, CONTROLS)), model.name_or_path)
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """One evaluation: what each task needs. Tasks are named after the file they write."""
+
+    model: Model
+    data: EvaluationData
+    methods: Mapping[str, Any]
+    plan: EvaluationPlan
+
+    def settings(self) -> dict[str, Any]:
+        """Return what decides the numbers, JSON-able."""
+        known = {name: _fields(method) for name, method in self.methods.items()}
+        plan = json.loads(json.dumps(asdict(self.plan)))
+        return {"data": self.data.describe(), "methods": known, "plan": plan}
+
+    def claim(self, folder: Path) -> None:
+        """Make the folder this run's, or raise where it is another's."""
+        folder.mkdir(parents=True, exist_ok=True)
+        mine = {"weights": _digest(self.model), **self.settings()}
+        path = folder / "run.json"
+        if not path.exists():
+            write_json(path, mine)
+            return
+        theirs = read_json(path)
+        if different := [key for key in mine if mine[key] != theirs.get(key)]:
+            raise ConfigError(
+                f"{folder} holds the parts of a run with other {' and '.join(different)}; name another directory"
+            )
+
+    def tasks(self) -> list[str]:
+        """Return all tasks; the sanity checks last."""
+        count = -(-len(self.data) // self.plan.batch_size)
+        known = [f"part-{number:05d}" for number in range(count)]
+        if self.plan.sanity_clips:
+            names = [name for name in self.methods if name not in map(label_of, CONTROLS)]
+            known += [f"sanity-{number:03d}" for number in range(len(names))]
+        return known
+
+    def run(self, folder: Path, workers: int, progress: bool | None) -> None:
+        """Do the tasks that are not done."""
+        left = [task for task in self.tasks() if not (folder / f"{task}.json").exists()]
+        bar = progress_bar(None, progress, "evaluating", "part", len(self.tasks()), len(self.tasks()) - len(left))
+        with bar:
+            if workers == 1 or len(left) < 2:
+                for task in left:
+                    self.do(task, folder)
+                    bar.update()
+                return
+            context = get_context("spawn")
+            with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(self,)) as pool:
+                jobs = [pool.submit(_do, task, folder) for task in left]
+                try:
+                    for job in as_completed(jobs):
+                        job.result()
+                        bar.update()
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+
+    def do(self, task: str, folder: Path) -> None:
+        """Do one task and write its file, whole or not at all."""
+        kind, number = task.split("-")
+        found = self.part(int(number)) if kind == "part" else self.sanity(int(number))
+        write_json(folder / f"{task}.json", found)
+
+    def part(self, number: int) -> dict[str, Any]:
+        """Return the scores of one part of the clips."""
+        size = self.plan.batch_size
+        indices = list(range(number * size, min((number + 1) * size, len(self.data))))
+        batch, indices, seen = self._batch(indices)
+        if not indices:
+            return {"clips": [], "seen": seen, "scores": {}, "curves": {}, "seconds": {}}
+        clips = CleanClips.of(self.model, batch.pixel_values, _target(self.model), numbers=indices)
+        falls = {
+            name: measure.sample(clips, batch_size=size, progress=False)
+            for name, measure in self._subset_measures().items()
+        }
+        scores, curves, seconds = {}, {}, {}
+        for name, method in self.methods.items():
+            began = time.perf_counter()
+            heat = _map(method, self.model, batch.pixel_values, clips.target)
+            seconds[name] = (time.perf_counter() - began) / len(indices)
+            scores[name], curves[name] = self._judge(clips, heat, batch, falls)
+        return {"clips": list(batch.names), "seen": seen, "scores": scores, "curves": curves, "seconds": seconds}
+
+    def _batch(self, indices: list[int]) -> tuple[EvaluationBatch, list[int], int]:
+        """Return the clips at indices, those that the model names wrongly left out, and how many there were."""
+        batch = self.data.batch(indices)
+        seen = len(indices)
+        if batch.labels is not None and self.plan.only_correct and self.model.config.num_labels:
+            with torch.inference_mode():
+                guess = self.model.eval()(batch.pixel_values.to(self.model.device)).logits.argmax(-1).cpu()
+            keep = (guess == batch.labels.cpu()).nonzero().squeeze(1)
+            batch, indices = batch.take(keep), [indices[index] for index in keep.tolist()]
+        return batch, indices, seen
+
+    def _subset_measures(self) -> dict[str, Any]:
+        both = {"sensitivity": self.plan.sensitivity, "infidelity": self.plan.infidelity}
+        return {name: measure for name, measure in both.items() if measure is not None}
+
+    def _judge(self, clips: CleanClips, heat: Any, batch: EvaluationBatch, falls: dict[str, Any]) -> tuple[Any, Any]:
+        """Return one method's scores {metric: values} and mean curves."""
+        scores, curves, size = {}, {}, self.plan.batch_size
+        if batch.mask is not None:
+            found = localise(heat, batch.mask, batch.window)
+            scores |= {name: values.tolist() for name, values in found.values.items()}
+        for number, curve in enumerate(self.plan.curves):
+            result, name = curve.measure(clips, heat, batch_size=size, progress=False), curve_name(curve, number)
+            for metric in ("srg", "deletion", "insertion"):
+                scores[metric + name] = getattr(result, metric).tolist()
+            curves[f"{curve.region}, {curve.baseline}"] = asdict(Curve.mean_of(result.main))
+        if self.plan.saco is not None:
+            scores["saco"] = self.plan.saco.measure(clips, heat, batch_size=size, progress=False).tolist()
+        for name, measure in self._subset_measures().items():
+            scores[name] = measure.compare(falls[name], heat).tolist()
+        return scores, curves
+
+    def sanity(self, number: int) -> dict[str, Any]:
+        """Return the sanity checks of one method."""
+        names = [name for name in self.methods if name not in map(label_of, CONTROLS)]
+        name, wanted, batches = names[number], self.plan.sanity_clips, []
+        for first in range(0, len(self.data), self.plan.batch_size):
+            last = min(first + self.plan.batch_size, len(self.data))
+            batches.append(self._batch(list(range(first, last)))[0].pixel_values)
+            if sum(map(len, batches)) >= wanted:
+                break
+        pixels = torch.cat(batches)[:wanted]
+        if not len(pixels):
+            return {"method": name, "result": None}
+        target = _target(self.model)
+        result = check_sanity(self.methods[name], self.model, pixels, target, progress=False)
+        return {"method": name, "result": {**asdict(result), "method": name}}
+
+
+def _target(model: Model) -> Any:
+    """Return what is explained: the predicted class, or the clip's own embedding where there are no classes."""
+    return None if isinstance(model, VivitForVideoClassification) and model.config.num_labels else OwnEmbedding()
+
+
+def _map(method: Any, model: Model, pixels: Tensor, target: Any) -> Any:
+    return method(model, pixels) if getattr(method, "class_agnostic", False) else method(model, pixels, target)
+
+
+def _fields(method: Any) -> dict[str, Any]:
+    known = asdict(method) if is_dataclass(method) and not isinstance(method, type) else {}
+    return json.loads(json.dumps({"class": type(method).__name__, **known}, default=str))
+
+
+def _digest(model: Model) -> str:
+    """Return the sha256 of the weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+_JOB: list[_Job] = []  # a worker's own
+
+
+def _start(job: _Job) -> None:
+    torch.set_num_threads(1)
+    _JOB[:] = [job]
+
+
+def _do(task: str, folder: Path) -> None:
+    _JOB[0].do(task, folder)

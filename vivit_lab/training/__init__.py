@@ -1,0 +1,1 @@
+"""Training: a plain loop on Hugging Face Accelerate, its regularisation, and the recipe of the bundled classifier."""

@@ -1,0 +1,121 @@
+"""How a model is trained, as one value that is stored with the result."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from vivit_lab.errors import ConfigError
+
+__all__ = ["MIXED_PRECISIONS", "TrainingConfig"]
+
+MIXED_PRECISIONS = ("no", "bf16", "fp16")
+
+# what may change between a run and its continuation: none of it changes what is learned
+_FREE = {"log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints", "num_workers"}
+_WHOLE = {
+    "steps": 1,
+    "batch_size": 1,
+    "accumulate": 1,
+    "warmup_steps": 0,
+    "seed": 0,
+    "num_workers": 0,
+    "log_every": 1,
+    "evaluate_every": 0,
+    "checkpoint_every": 0,
+    "keep_checkpoints": 1,
+}
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What ``train`` does. The defaults suit a small model from scratch; the paper's are given for each field.
+
+    "The paper" is Arnab et al. 2021 (ViViT), table 7; where two values are given, the second is for Something-Something
+    v2 or Epic Kitchens.
+
+    Args:
+        steps: updates of the weights.
+        batch_size: clips of one process in one forward pass. The paper: 64 over all.
+        accumulate: forward passes whose gradients make one update.
+        learning_rate: the highest. The paper: SGD with momentum, 0.1 to 0.5; AdamW wants about a hundredth of it.
+        final_learning_rate: share of it that is left at the end of the cosine, 0 … 1.
+        warmup_steps: updates over which it rises linearly from 0. The paper: 2.5 epochs.
+        weight_decay: AdamW's, on matrices and filters alone; biases, norms, positions and the CLS token have none.
+        betas: AdamW's averaging of the gradient and of its square.
+        max_grad_norm: the gradient's norm is cut to this; None leaves it. The paper: 1.
+        label_smoothing: share of each label that is spread over all classes, 0 … 1. The paper: none, or 0.2 to 0.3.
+        stochastic_depth: rate at which the last block's branches are left out, 0 … 1, falling linearly to 0 at the
+            first. The paper: none, or 0.2 to 0.3.
+        mixup: α of mixup; 0 for none. The paper: none, or 0.1 to 0.3.
+        mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"`` (with a scaled loss; not on a CPU).
+        shuffle: draw the clips in a new order each epoch; False goes through them as they lie.
+        seed: of the order of the clips, of dropout, stochastic depth and mixup. All the randomness of step i is a
+            function of the seed, i and the process, so that a run that was cut off continues as if it had not been.
+        num_workers: processes that prepare clips; 0 prepares them between the steps.
+        log_every: steps between two lines of the log.
+        evaluate_every: steps between two evaluations; 0 evaluates at the end alone.
+        checkpoint_every: steps between two checkpoints; 0 keeps none.
+        keep_checkpoints: how many of the newest to keep.
+
+    Raises:
+        ConfigError: a field is out of its range.
+    """
+
+    steps: int = 1000
+    batch_size: int = 32
+    accumulate: int = 1
+    learning_rate: float = 1e-3
+    final_learning_rate: float = 0.02
+    warmup_steps: int = 50
+    weight_decay: float = 0.02
+    betas: tuple[float, float] = (0.9, 0.98)
+    max_grad_norm: float | None = 1.0
+    label_smoothing: float = 0.0
+    stochastic_depth: float = 0.0
+    mixup: float = 0.0
+    mixed_precision: str = "no"
+    shuffle: bool = True
+    seed: int = 0
+    num_workers: int = 0
+    log_every: int = 50
+    evaluate_every: int = 0
+    checkpoint_every: int = 0
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        for name, low in _WHOLE.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                raise ConfigError(f"{name} must be an integer of at least {low}, got {value!r}")
+        if self.warmup_steps >= self.steps:
+            raise ConfigError(f"warmup_steps={self.warmup_steps} must be fewer than steps={self.steps}")
+        for name in ("final_learning_rate", "label_smoothing", "stochastic_depth"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must lie in 0 … 1, got {getattr(self, name)!r}")
+        for name in ("weight_decay", "mixup"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)!r}")
+        if not self.learning_rate > 0:
+            raise ConfigError(f"learning_rate must be positive, got {self.learning_rate!r}")
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise ConfigError(f"max_grad_norm must be positive or None, got {self.max_grad_norm!r}")
+        object.__setattr__(self, "betas", tuple(self.betas))
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"betas must be two numbers in 0 … 1 (1 excluded), got {self.betas!r}")
+        if self.mixed_precision not in MIXED_PRECISIONS:
+            raise ConfigError(
+                f"mixed_precision={self.mixed_precision!r} is not known; choose one of {', '.join(MIXED_PRECISIONS)}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-able values."""
+        return {**asdict(self), "betas": list(self.betas)}
+
+    def differences(self, stored: dict[str, Any]) -> list[str]:
+        """Return, in words, the fields that keep this from continuing a run of the configuration ``stored``."""
+        mine = self.to_dict()
+        names = [item.name for item in fields(self) if item.name not in _FREE]
+        return [
+            f"{name}: {stored.get(name)!r} then, {mine[name]!r} now" for name in names if stored.get(name) != mine[name]
+        ]
