@@ -142,7 +142,7 @@ def test_the_command_judges_a_checkpoint_on_a_folder_and_goes_on_where_it_was(di
     assert (out / "parts" / "part-00000.json").stat().st_mtime_ns == before
     shown = capsys.readouterr().out
     assert "joint_ap ↑" in shown
-    assert "srg_time_blur" not in shown  # the table on a terminal is short; the files have all
+    assert "srg_time_drop" not in shown  # the table on a terminal is short; the files have all
     assert main([*command, "--methods", "raw"]) == 1
     assert "holds the parts of a run with other methods" in json.loads(capsys.readouterr().out)["error"]
 

@@ -35,9 +35,9 @@ from vivit_lab.video.suffixes import VIDEO_SUFFIXES
 __all__ = ["PlantedClips", "Videos", "all_methods", "methods_by_name", "open_data", "stored_report", "write_report"]
 
 _FAST = {
-    "integrated_gradients": IntegratedGradients(steps=20),
+    "integrated_gradients": IntegratedGradients(steps=16),
     "smooth_grad": SmoothGrad(samples=16),
-    "rise": Rise(masks=256),
+    "rise": Rise(masks=192),
 }
 
 

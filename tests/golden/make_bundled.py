@@ -119,8 +119,8 @@ def make_manifest(data: Path) -> dict:
             "changes": WEIGHTS_CHANGES,
         },
         **{f"{PLANTED}/{name}": PLANTED_RIGHTS for name in PLANTED_FILES},
-        REPORT: {**OWN_RIGHTS, "made_by": "vivit-lab evaluate --data planted --clips 240"},
-        REPORT.replace(".json", ".csv"): {**OWN_RIGHTS, "made_by": "vivit-lab evaluate --data planted --clips 240"},
+        REPORT: {**OWN_RIGHTS, "made_by": "vivit-lab evaluate --data planted"},
+        REPORT.replace(".json", ".csv"): {**OWN_RIGHTS, "made_by": "vivit-lab evaluate --data planted"},
         CLIP: CLIP_RIGHTS,
         PICTURE: {
             **CLIP_RIGHTS,

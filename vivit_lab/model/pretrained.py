@@ -61,8 +61,8 @@ class PretrainedMixin(nn.Module):
         where the Hub cannot be reached the cache serves.
 
         Args:
-            pretrained_model_name_or_path: a directory, a Hub id, ``"bundled"`` or ``"planted"`` for the small model that ships here
-                (where there is no directory of that name).
+            pretrained_model_name_or_path: a directory, a Hub id, or ``"bundled"`` or ``"planted"`` for one of the
+                small models that ship here (where there is no directory of that name).
             config: a configuration to use instead of the checkpoint's ``config.json``: a ``VivitConfig``, one of
                 transformers, a dict as in a config.json, or the path or Hub id of one.
             revision: branch, tag or commit on the Hub.
