@@ -21,7 +21,8 @@ from vivit_lab.attribution.rise import Rise
 from vivit_lab.attribution.smooth_grad import SmoothGrad
 from vivit_lab.checkpoints.bundled import verify_bundled
 from vivit_lab.errors import InputError, MissingExtraError
-from vivit_lab.faithfulness.evaluate import EvaluationBatch, EvaluationData, label_of
+from vivit_lab.faithfulness.data import EvaluationBatch, EvaluationData
+from vivit_lab.faithfulness.evaluate import label_of
 from vivit_lab.faithfulness.report import FaithfulnessReport
 from vivit_lab.grid import TokenGrid
 from vivit_lab.model.config import VivitConfig

@@ -9,7 +9,8 @@ import torch
 from vivit_lab.attribution.chefer import CheferRelevance
 from vivit_lab.attribution.raw import RawAttention
 from vivit_lab.errors import ConfigError, InputError
-from vivit_lab.faithfulness.evaluate import EvaluationBatch, EvaluationPlan, evaluate, label_of
+from vivit_lab.faithfulness.data import EvaluationBatch
+from vivit_lab.faithfulness.evaluate import EvaluationPlan, evaluate, label_of
 from vivit_lab.faithfulness.infidelity import Infidelity
 from vivit_lab.faithfulness.localisation import localise
 from vivit_lab.faithfulness.perturbation import Perturbation

@@ -124,7 +124,7 @@ def test_a_perfect_observer_of_motion_alone_is_right_once_in_the_number_of_mover
 def test_the_mover_that_changes_most_is_too_seldom_the_target_to_name_the_class():
     # a detector without any idea of kinds, which is yet given every mover's window and silhouette
     found = [_changes_most(clip) for clip in clips(HARD, 150)]
-    assert 1 / 3 < np.mean(found) < 0.7  # outlines do change more; the package's docstring says how much
+    assert 1 / 3 < np.mean(found) < 0.8  # outlines do change more; the package's docstring says how much
 
 
 def test_target_and_decoys_are_drawn_alike_but_for_their_kind():

@@ -9,10 +9,10 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from torch import Tensor
 from vivit_lab.errors import ConfigError, InputError
 from vivit_lab.faithfulness._parts import assemble, read_json, write_json
 from vivit_lab.faithfulness.controls import CONTROLS
+from vivit_lab.faithfulness.data import EvaluationBatch, EvaluationData
 from vivit_lab.faithfulness.infidelity import Infidelity
 from vivit_lab.faithfulness.localisation import localise
 from vivit_lab.faithfulness.masking import CleanClips
@@ -32,7 +33,7 @@ from vivit_lab.hooks.targets import OwnEmbedding
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.progress import progress_bar
 
-__all__ = ["EvaluationBatch", "EvaluationData", "EvaluationPlan", "evaluate", "label_of"]
+__all__ = ["EvaluationPlan", "evaluate", "label_of"]
 
 Model = VivitModel | VivitForVideoClassification
 
@@ -42,46 +43,6 @@ _CURVES = (
     Perturbation(region="time", baseline="drop", steps=4),
     Perturbation(region="space", baseline="drop", steps=6),
 )
-
-
-@dataclass(frozen=True, eq=False)
-class EvaluationBatch:
-    """Some clips of a data set.
-
-    Args:
-        pixel_values: (batch, frames, channels, height, width), normalised.
-        names: what each clip is called; all different in the data set.
-        labels: (batch,) classes, or None where they are not known.
-        mask: (batch, t, h, w), the share of each tubelet that the evidence covers; None where it is not known.
-        window: (batch, t), the share of each tubelet row that lies in the evidence's window; None likewise.
-    """
-
-    pixel_values: Tensor
-    names: Sequence[str]
-    labels: Tensor | None = None
-    mask: Tensor | None = None
-    window: Tensor | None = None
-
-    def take(self, keep: Tensor) -> EvaluationBatch:
-        """Return the clips at some indices."""
-        parts = {name: getattr(self, name) for name in ("labels", "mask", "window")}
-        taken: dict[str, Any] = {name: None if part is None else part[keep] for name, part in parts.items()}
-        names = [self.names[index] for index in keep.tolist()]
-        return replace(self, pixel_values=self.pixel_values[keep], names=names, **taken)
-
-
-class EvaluationData(Protocol):
-    """A data set to judge methods on. It must be picklable where there are several workers."""
-
-    def __len__(self) -> int: ...
-
-    def batch(self, indices: Sequence[int]) -> EvaluationBatch:
-        """Return some clips."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """Return what the data are, JSON-able: another description is another run."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -33,12 +33,11 @@ class RunFiles:
         found = (self.directory / "checkpoints").glob("step-*/run.json")
         return sorted(path.parent for path in found if not path.parent.name.endswith(_DRAFT))
 
-    def begin(self, *, resume: bool, write: bool) -> Path | None:
-        """Prepare the directory and return the checkpoint to continue from, or None to begin anew.
+    def newest(self, *, resume: bool) -> Path | None:
+        """Return the checkpoint to continue from, or None to begin anew; nothing is written.
 
         Args:
             resume: whether to continue.
-            write: whether this process may write (the main one of many).
 
         Raises:
             InputError: the directory holds a run and ``resume`` was not asked for.
@@ -56,13 +55,12 @@ class RunFiles:
                     f"the run in {self.directory} cannot continue with other settings ({'; '.join(differences)}); "
                     "name another directory"
                 )
-        if write:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self._cut_log(log, 0 if newest is None else self.progress_of(newest)[0])
         return newest
 
-    def _cut_log(self, log: Path, step: int) -> None:
-        """Drop the lines after a step: they will be written again."""
+    def prepare(self, newest: Path | None) -> None:
+        """Make the directory, and drop the log's lines after the checkpoint: they will be written again."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        log, step = self.directory / "log.jsonl", 0 if newest is None else self.progress_of(newest)[0]
         lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
         log.write_text("".join(kept), encoding="utf-8")

@@ -86,8 +86,10 @@ def train(
             f"wanted clips and classes to train on, got {size} clips and {model.config.num_labels} classes"
         )
     files = RunFiles(Path(out), config)
-    newest = files.begin(resume=resume, write=accelerator.is_main_process)
-    accelerator.wait_for_everyone()
+    newest = files.newest(resume=resume)
+    accelerator.wait_for_everyone()  # all have looked before anything is written
+    if accelerator.is_main_process:
+        files.prepare(newest)
     optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), betas=config.betas)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     first, seconds = 0, 0.0

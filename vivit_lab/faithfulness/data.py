@@ -1,0 +1,51 @@
+"""What methods are judged on: clips, and what is known of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from torch import Tensor
+
+__all__ = ["EvaluationBatch", "EvaluationData"]
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationBatch:
+    """Some clips of a data set.
+
+    Args:
+        pixel_values: (batch, frames, channels, height, width), normalised.
+        names: what each clip is called; all different in the data set.
+        labels: (batch,) classes, or None where they are not known.
+        mask: (batch, t, h, w), the share of each tubelet that the evidence covers; None where it is not known.
+        window: (batch, t), the share of each tubelet row that lies in the evidence's window; None likewise.
+    """
+
+    pixel_values: Tensor
+    names: Sequence[str]
+    labels: Tensor | None = None
+    mask: Tensor | None = None
+    window: Tensor | None = None
+
+    def take(self, keep: Tensor) -> EvaluationBatch:
+        """Return the clips at some indices."""
+        parts = {name: getattr(self, name) for name in ("labels", "mask", "window")}
+        taken: dict[str, Any] = {name: None if part is None else part[keep] for name, part in parts.items()}
+        names = [self.names[index] for index in keep.tolist()]
+        return replace(self, pixel_values=self.pixel_values[keep], names=names, **taken)
+
+
+class EvaluationData(Protocol):
+    """A data set to judge methods on. It must be picklable where there are several workers."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Sequence[int]) -> EvaluationBatch:
+        """Return some clips."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the data are, JSON-able: another description is another run."""
+        ...
