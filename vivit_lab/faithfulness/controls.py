@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -24,7 +25,7 @@ from vivit_lab.video.clip import Clip
 __all__ = ["CONTROLS", "CentreGaussian", "FrameDifference", "RandomMap"]
 
 
-class _Control:
+class _Control(ABC):
     """Base of the controls: the call of a method, without a forward pass. A subclass gives ``_relevance``."""
 
     class_agnostic: ClassVar[bool] = True
@@ -56,9 +57,9 @@ class _Control:
         grid = model.grid_of(pixels, interpolate_pos_encoding)
         return self._map(model, given, self._relevance(pixels.float(), grid), grid)
 
+    @abstractmethod
     def _relevance(self, pixels: Tensor, grid: TokenGrid) -> Tensor:
         """Return (batch, t, h, w), nonnegative."""
-        raise NotImplementedError
 
     def _map(
         self, model: VivitModel | VivitForVideoClassification, given: Pixels, relevance: Tensor, grid: TokenGrid
