@@ -1,8 +1,13 @@
 """The driver: the same report whole, in parts, resumed or by several workers; and what it hands to each measure."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
 
+import psutil
 import pytest
 import torch
 
@@ -60,6 +65,23 @@ class Data:
 
     def describe(self):
         return {"kind": "random", "seed": self.seed, "labels": list(self.labels)}
+
+
+class Slow(Data):
+    """The same, from a disk that takes an hour."""
+
+    def batch(self, indices):
+        time.sleep(3600)
+        return super().batch(indices)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """As in a worker: sums in another order would give other last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +191,43 @@ def test_a_run_that_was_cut_off_goes_on_where_it_was(model, labelled, report, tm
 
 def test_two_workers_find_what_one_finds(model, labelled, report, tmp_path):
     same(evaluate(model, labelled, METHODS, plan=PLAN, out=tmp_path, workers=2, progress=False), report, 1e-4)
+
+
+def test_workers_end_with_a_run_that_is_killed(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys, torch\n"
+        "from tests.faithfulness.test_evaluate import CONFIG, METHODS, PLAN, Slow\n"
+        "from vivit_lab.faithfulness.evaluate import evaluate\n"
+        "from vivit_lab.model.classifier import VivitForVideoClassification\n"
+        "if __name__ == '__main__':\n"
+        "    model = VivitForVideoClassification(CONFIG).eval()\n"
+        "    evaluate(model, Slow(), METHODS, plan=PLAN, out=sys.argv[1], workers=2, progress=False)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    run = subprocess.Popen([sys.executable, str(script), str(tmp_path / "out")], env=environment)
+    try:
+        workers = wait_for(lambda: [each for each in psutil.Process(run.pid).children(True) if working(each)])
+    finally:
+        run.kill()
+        run.wait()
+    assert wait_for(lambda: not psutil.wait_procs(workers, timeout=0.1)[1])
+
+
+def working(process):
+    try:
+        return "spawn_main" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def wait_for(found, seconds=60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := found():
+            return value
+        time.sleep(0.2)
+    raise AssertionError(f"nothing happened for {seconds} s")
 
 
 def test_the_cut_into_parts_does_not_matter(model, labelled, report):

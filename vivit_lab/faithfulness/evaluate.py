@@ -10,8 +10,9 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -310,6 +311,9 @@ _JOB: list[_Job] = []  # a worker's own
 
 
 def _start(job: _Job) -> None:
+    parent = parent_process()
+    assert parent is not None, "it is started by the pool"
+    Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()  # a killed run leaves nobody working
     torch.set_num_threads(1)
     _JOB[:] = [job]
 
