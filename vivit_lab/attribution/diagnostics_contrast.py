@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +15,7 @@ from vivit_lab.errors import InputError
 from vivit_lab.hooks.classes import named_classes
 from vivit_lab.hooks.recorder import record_attention
 from vivit_lab.model.classifier import VivitForVideoClassification
+from vivit_lab.statistics.ranks import spearman
 from vivit_lab.video.clip import Clip
 
 __all__ = ["ClassContrast", "class_contrast", "map_contrast"]
@@ -127,19 +126,7 @@ def map_contrast(one: AttributionMap, other: AttributionMap) -> list[float]:
             f"two maps of the same clips and grid are wanted, got {tuple(one.relevance.shape)} and "
             f"{tuple(other.relevance.shape)}"
         )
-    pairs = zip(one.relevance.cpu().flatten(1).numpy(), other.relevance.cpu().flatten(1).numpy(), strict=True)
-    return [_contrast(x, y) for x, y in pairs]
-
-
-def _contrast(x: np.ndarray, y: np.ndarray) -> float:
-    if np.array_equal(x, y):
-        return 0.0
-    first, second = (ranks - ranks.mean() for ranks in (_mean_ranks(x), _mean_ranks(y)))
-    norm = math.sqrt((first @ first) * (second @ second))
-    return float(np.clip(1 - first @ second / norm, 0, 2)) if norm else math.nan
-
-
-def _mean_ranks(values: np.ndarray) -> np.ndarray:
-    """Return each value's rank from 1; equal values share the mean of their ranks."""
-    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[which]
+    first, second = (heat.relevance.detach().cpu().flatten(1) for heat in (one, other))
+    equal = (first == second).all(dim=1)
+    contrast = (1 - spearman(first, second)).clamp(0, 2)
+    return torch.where(equal, torch.zeros_like(contrast), contrast).tolist()

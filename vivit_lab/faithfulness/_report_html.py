@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from vivit_lab.faithfulness._cascade import HEADS
 from vivit_lab.faithfulness._report_text import arrow, digits_of, heading, number, span, verdicts
-from vivit_lab.faithfulness.bootstrap import BootstrapInterval
 from vivit_lab.faithfulness.localisation import MEASURES
+from vivit_lab.statistics.bootstrap import BootstrapInterval
 
 if TYPE_CHECKING:
     from vivit_lab.faithfulness.report import FaithfulnessReport

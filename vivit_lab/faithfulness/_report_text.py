@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vivit_lab.faithfulness.bootstrap import BootstrapInterval
+from vivit_lab.statistics.bootstrap import BootstrapInterval
 
 if TYPE_CHECKING:
     from vivit_lab.faithfulness.report import FaithfulnessReport

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.errors import InputError
-from vivit_lab.faithfulness._ranks import average_precision, roc_auc
+from vivit_lab.statistics.ranks import average_precision, roc_auc
 
 __all__ = ["MEASURES", "Localisation", "Measure", "localise"]
 

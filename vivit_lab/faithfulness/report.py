@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from vivit_lab.errors import InputError
 from vivit_lab.faithfulness._report_data import Curve, Row, checked_scores, direction_of, merged, report_from, report_to
-from vivit_lab.faithfulness.bootstrap import BootstrapInterval, PairedDifference, bootstrap_interval, paired_difference
 from vivit_lab.faithfulness.sanity import SanityResult
+from vivit_lab.statistics.bootstrap import BootstrapInterval, PairedDifference, bootstrap_interval, paired_difference
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

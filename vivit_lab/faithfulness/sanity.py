@@ -13,12 +13,12 @@ from torch import Tensor
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.errors import InputError
 from vivit_lab.faithfulness._cascade import HEADS, Model, cascade, randomised_stages
-from vivit_lab.faithfulness._ranks import spearman
 from vivit_lab.faithfulness._ssim import ssim
 from vivit_lab.hooks.inputs import as_pixel_values
 from vivit_lab.hooks.recorder import evaluating
 from vivit_lab.hooks.targets import Target, TargetLike, bind_target
 from vivit_lab.progress import progress_bar
+from vivit_lab.statistics.ranks import spearman
 from vivit_lab.video.clip import Clip
 
 __all__ = ["SanityResult", "cascade", "check_sanity", "randomised_stages", "spearman", "ssim"]
