@@ -34,6 +34,21 @@ if TYPE_CHECKING:
     from vivit_lab.attribution.smooth_grad import SmoothGrad as SmoothGrad
     from vivit_lab.attribution.transition import TransitionAttentionMaps as TransitionAttentionMaps
     from vivit_lab.attribution.value_norm import ValueNormRollout as ValueNormRollout
+    from vivit_lab.bench.decode import bench_decode as bench_decode
+    from vivit_lab.bench.suites import bench_attention as bench_attention
+    from vivit_lab.bench.suites import bench_cost as bench_cost
+    from vivit_lab.bench.suites import bench_inference as bench_inference
+    from vivit_lab.bench.suites import bench_rollout as bench_rollout
+    from vivit_lab.bench.suites import bench_training as bench_training
+    from vivit_lab.bench.table import BenchTable as BenchTable
+    from vivit_lab.bulk.engine import run_bulk as run_bulk
+    from vivit_lab.bulk.job import BulkJob as BulkJob
+    from vivit_lab.bulk.local import LocalExecutor as LocalExecutor
+    from vivit_lab.bulk.masks import MaskList as MaskList
+    from vivit_lab.bulk.render import render_clips as render_clips
+    from vivit_lab.bulk.results import BulkResults as BulkResults
+    from vivit_lab.bulk.sweep_results import HeadSweepResults as HeadSweepResults
+    from vivit_lab.bulk.sweep_results import sweep_heads as sweep_heads
     from vivit_lab.checkpoints.bundled import bundled_clip_path as bundled_clip_path
     from vivit_lab.checkpoints.bundled import bundled_model_path as bundled_model_path
     from vivit_lab.checkpoints.labels import kinetics400_labels as kinetics400_labels
@@ -55,6 +70,8 @@ if TYPE_CHECKING:
     from vivit_lab.errors import NotAVideoError as NotAVideoError
     from vivit_lab.errors import OutOfMemoryBudgetError as OutOfMemoryBudgetError
     from vivit_lab.errors import ShortClipWarning as ShortClipWarning
+    from vivit_lab.errors import SkippedClipWarning as SkippedClipWarning
+    from vivit_lab.errors import StorageError as StorageError
     from vivit_lab.errors import UnsafeCheckpointError as UnsafeCheckpointError
     from vivit_lab.errors import VideoError as VideoError
     from vivit_lab.errors import VideoNotFoundError as VideoNotFoundError
@@ -81,8 +98,30 @@ if TYPE_CHECKING:
     from vivit_lab.faithfulness.sanity import check_sanity as check_sanity
     from vivit_lab.faithfulness.sensitivity import SensitivityN as SensitivityN
     from vivit_lab.grid import TokenGrid as TokenGrid
+    from vivit_lab.heads.ablation import SingleHeadAblation as SingleHeadAblation
+    from vivit_lab.heads.clips import clip_set as clip_set
+    from vivit_lab.heads.confidence import ConfidenceImportance as ConfidenceImportance
+    from vivit_lab.heads.curves import PruningCurves as PruningCurves
+    from vivit_lab.heads.experiment import PruningExperiment as PruningExperiment
+    from vivit_lab.heads.gates import L0Gates as L0Gates
+    from vivit_lab.heads.gradient import FisherImportance as FisherImportance
+    from vivit_lab.heads.gradient import GradientActivation as GradientActivation
+    from vivit_lab.heads.gradient import MichelImportance as MichelImportance
+    from vivit_lab.heads.importance import HeadImportance as HeadImportance
+    from vivit_lab.heads.mask import HeadMask as HeadMask
+    from vivit_lab.heads.motion import estimate_motion as estimate_motion
+    from vivit_lab.heads.motion import planted_motion as planted_motion
+    from vivit_lab.heads.prune import head_means as head_means
+    from vivit_lab.heads.prune import prune_heads as prune_heads
+    from vivit_lab.heads.roles import head_roles as head_roles
+    from vivit_lab.heads.statistics import head_statistics as head_statistics
+    from vivit_lab.heads.statistics_result import HeadStatistics as HeadStatistics
+    from vivit_lab.heads.taxonomy import Taxonomy as Taxonomy
     from vivit_lab.hooks.gradients import GradientRecord as GradientRecord
     from vivit_lab.hooks.gradients import record_gradients as record_gradients
+    from vivit_lab.hooks.logit_attribution import direct_logit_attribution as direct_logit_attribution
+    from vivit_lab.hooks.logit_lens import logit_lens as logit_lens
+    from vivit_lab.hooks.logit_parts import LogitAttribution as LogitAttribution
     from vivit_lab.hooks.record import AttentionRecord as AttentionRecord
     from vivit_lab.hooks.recorder import record_attention as record_attention
     from vivit_lab.hooks.targets import ClassLogit as ClassLogit
@@ -90,13 +129,41 @@ if TYPE_CHECKING:
     from vivit_lab.hooks.targets import LogitDifference as LogitDifference
     from vivit_lab.hooks.targets import OwnEmbedding as OwnEmbedding
     from vivit_lab.hooks.targets import Probability as Probability
+    from vivit_lab.interventions.ablation import ablate as ablate
+    from vivit_lab.interventions.ablation_effects import AblationEffects as AblationEffects
+    from vivit_lab.interventions.ablation_effects import CausalTemporalScore as CausalTemporalScore
+    from vivit_lab.interventions.activation_patching import ActivationPatching as ActivationPatching
+    from vivit_lab.interventions.attribution_patching import AttributionPatching as AttributionPatching
+    from vivit_lab.interventions.base import Intervention as Intervention
+    from vivit_lab.interventions.corruptions import FreezeFrame as FreezeFrame
+    from vivit_lab.interventions.corruptions import ReverseFrames as ReverseFrames
+    from vivit_lab.interventions.corruptions import ShuffleFrames as ShuffleFrames
+    from vivit_lab.interventions.corruptions_space import BlurTube as BlurTube
+    from vivit_lab.interventions.corruptions_space import OtherClip as OtherClip
+    from vivit_lab.interventions.corruptions_space import SwapRegion as SwapRegion
+    from vivit_lab.interventions.effects import EffectTable as EffectTable
+    from vivit_lab.interventions.knockout import knock_out as knock_out
+    from vivit_lab.interventions.patch import patch as patch
+    from vivit_lab.interventions.patching_result import PatchingResult as PatchingResult
+    from vivit_lab.interventions.path_patching import PathPatching as PathPatching
+    from vivit_lab.interventions.steering import SteeringVector as SteeringVector
+    from vivit_lab.interventions.steering import steer as steer
+    from vivit_lab.interventions.steering import steering_vector as steering_vector
+    from vivit_lab.interventions.tokens import Region as Region
+    from vivit_lab.model.activation_cache import ActivationCache as ActivationCache
     from vivit_lab.model.auto import load_model as load_model
     from vivit_lab.model.classifier import VivitForVideoClassification as VivitForVideoClassification
     from vivit_lab.model.classifier import VivitModel as VivitModel
     from vivit_lab.model.config import VivitConfig as VivitConfig
+    from vivit_lab.model.cost import ModelCost as ModelCost
+    from vivit_lab.model.cost import model_cost as model_cost
     from vivit_lab.model.from_image import vivit_from_image_model as vivit_from_image_model
+    from vivit_lab.model.from_scenic import from_scenic as from_scenic
+    from vivit_lab.model.hook_point import HookPoint as HookPoint
+    from vivit_lab.model.logit_lens import LogitLens as LogitLens
     from vivit_lab.model.outputs import VideoClassifierOutput as VideoClassifierOutput
     from vivit_lab.model.outputs import VivitModelOutput as VivitModelOutput
+    from vivit_lab.model.views import predict_views as predict_views
     from vivit_lab.planted.clip import PlantedClip as PlantedClip
     from vivit_lab.planted.clip import planted_clip as planted_clip
     from vivit_lab.planted.config import PlantedConfig as PlantedConfig
@@ -108,8 +175,16 @@ if TYPE_CHECKING:
     from vivit_lab.render.overlay import heat_on_source as heat_on_source
     from vivit_lab.render.overlay import to_frames as to_frames
     from vivit_lab.render.sheet import contact_sheet as contact_sheet
+    from vivit_lab.training.augment import Augmentation as Augmentation
+    from vivit_lab.training.clips import LabelledClip as LabelledClip
+    from vivit_lab.training.clips import find_clips as find_clips
     from vivit_lab.training.config import TrainingConfig as TrainingConfig
+    from vivit_lab.training.finetune import FinetuneResult as FinetuneResult
+    from vivit_lab.training.finetune import finetune as finetune
     from vivit_lab.training.loop import train as train
+    from vivit_lab.training.presets import PRESETS as PRESETS
+    from vivit_lab.training.scores import ClassificationReport as ClassificationReport
+    from vivit_lab.training.scores import classify_clips as classify_clips
     from vivit_lab.video.clip import Clip as Clip
     from vivit_lab.video.encode import MovieWriter as MovieWriter
     from vivit_lab.video.geometry import Geometry as Geometry
@@ -121,8 +196,23 @@ if TYPE_CHECKING:
     from vivit_lab.video.read import read_video_pyav as read_video_pyav
     from vivit_lab.video.sample import sample_frame_indices as sample_frame_indices
     from vivit_lab.video.sample import uniform_frame_indices as uniform_frame_indices
+    from vivit_lab.video.views import read_views as read_views
+    from vivit_lab.widgets.clip_explorer import ClipExplorer as ClipExplorer
+    from vivit_lab.widgets.compare_explorer import CompareExplorer as CompareExplorer
+    from vivit_lab.widgets.compare_explorer import Side as Side
+    from vivit_lab.widgets.faithfulness_table import FaithfulnessTable as FaithfulnessTable
+    from vivit_lab.widgets.head_explorer import HeadExplorer as HeadExplorer
+    from vivit_lab.widgets.link import link_views as link_views
+    from vivit_lab.widgets.logit_lens_strip import LogitLensStrip as LogitLensStrip
+    from vivit_lab.widgets.patching_heatmap import PatchingHeatmap as PatchingHeatmap
+    from vivit_lab.widgets.pruning_curves import PruningCurvesView as PruningCurvesView
+    from vivit_lab.widgets.workbench import Workbench as Workbench
 
 __all__ = [
+    "PRESETS",
+    "AblationEffects",
+    "ActivationCache",
+    "ActivationPatching",
     "ArtefactTokens",
     "AttCAT",
     "AttentionGradient",
@@ -130,8 +220,15 @@ __all__ = [
     "AttentionRollout",
     "AttentionSinks",
     "AttributionMap",
+    "AttributionPatching",
+    "Augmentation",
     "BackendError",
+    "BenchTable",
+    "BlurTube",
+    "BulkJob",
+    "BulkResults",
     "BundledDataError",
+    "CausalTemporalScore",
     "CentreGaussian",
     "CheckpointError",
     "CheckpointNotFoundError",
@@ -139,47 +236,90 @@ __all__ = [
     "CheferRelevance",
     "ClassContrast",
     "ClassLogit",
+    "ClassificationReport",
     "Clip",
+    "ClipExplorer",
     "Colormap",
+    "CompareExplorer",
+    "ConfidenceImportance",
     "ConfigError",
     "CosineSimilarity",
     "DecodeError",
     "DecodeWarning",
     "DoubleNormalizationWarning",
+    "EffectTable",
     "EvaluationPlan",
     "Explanation",
     "FaithfulnessReport",
+    "FaithfulnessTable",
+    "FinetuneResult",
+    "FisherImportance",
     "FrameDifference",
+    "FreezeFrame",
     "Geometry",
+    "GradientActivation",
     "GradientRecord",
     "GradientRollout",
     "GridError",
+    "HeadExplorer",
+    "HeadImportance",
+    "HeadMask",
+    "HeadStatistics",
+    "HeadSweepResults",
+    "HookPoint",
     "Infidelity",
     "InputError",
     "InputXGradient",
     "IntegratedGradients",
+    "Intervention",
     "KeyMismatchError",
+    "L0Gates",
+    "LabelledClip",
     "LeGrad",
+    "LocalExecutor",
+    "LogitAttribution",
     "LogitDifference",
+    "LogitLens",
+    "LogitLensStrip",
+    "MaskList",
+    "MichelImportance",
     "MissingExtraError",
+    "ModelCost",
     "MovieWriter",
     "NotAVideoError",
     "Occlusion",
+    "OtherClip",
     "OutOfMemoryBudgetError",
     "OwnEmbedding",
+    "PatchingHeatmap",
+    "PatchingResult",
+    "PathPatching",
     "Perturbation",
     "PlantedClip",
     "PlantedConfig",
     "PlantedDataset",
     "Probability",
+    "PruningCurves",
+    "PruningCurvesView",
+    "PruningExperiment",
     "RandomMap",
     "RawAttention",
+    "Region",
+    "ReverseFrames",
     "Rise",
     "SaCo",
     "SensitivityN",
     "ShortClipWarning",
+    "ShuffleFrames",
+    "Side",
+    "SingleHeadAblation",
+    "SkippedClipWarning",
     "SmoothGrad",
     "SpaceTimeSeparation",
+    "SteeringVector",
+    "StorageError",
+    "SwapRegion",
+    "Taxonomy",
     "TokenGrid",
     "TrainingConfig",
     "TransitionAttentionMaps",
@@ -196,38 +336,70 @@ __all__ = [
     "VivitLabWarning",
     "VivitModel",
     "VivitModelOutput",
+    "Workbench",
     "__version__",
+    "ablate",
     "all_methods",
     "artefact_tokens",
     "attention_sinks",
+    "bench_attention",
+    "bench_cost",
+    "bench_decode",
+    "bench_inference",
+    "bench_rollout",
+    "bench_training",
     "bundled_clip_path",
     "bundled_model_path",
     "check_sanity",
     "class_contrast",
+    "classify_clips",
+    "clip_set",
     "contact_sheet",
+    "direct_logit_attribution",
+    "estimate_motion",
     "evaluate",
     "explain_video",
+    "find_clips",
+    "finetune",
     "forward_kept_tokens",
+    "from_scenic",
     "get_colormap",
+    "head_means",
+    "head_roles",
+    "head_statistics",
     "heat_on_source",
     "kinetics400_labels",
+    "knock_out",
+    "link_views",
     "load_model",
     "load_pair",
     "localise",
+    "logit_lens",
+    "model_cost",
     "open_data",
+    "patch",
     "planted_clip",
+    "planted_motion",
     "planted_report",
+    "predict_views",
     "probe",
+    "prune_heads",
     "read_clip",
     "read_frames",
     "read_planted",
     "read_video_pyav",
+    "read_views",
     "record_attention",
     "record_gradients",
+    "render_clips",
     "render_movie",
+    "run_bulk",
     "sample_frame_indices",
     "space_time_separation",
+    "steer",
+    "steering_vector",
     "stored_report",
+    "sweep_heads",
     "to_frames",
     "train",
     "uniform_frame_indices",
@@ -257,14 +429,24 @@ _MODULES = {
     "attribution.smooth_grad": "SmoothGrad",
     "attribution.transition": "TransitionAttentionMaps",
     "attribution.value_norm": "ValueNormRollout",
+    "bench.decode": "bench_decode",
+    "bench.suites": "bench_attention bench_cost bench_inference bench_rollout bench_training",
+    "bench.table": "BenchTable",
+    "bulk.engine": "run_bulk",
+    "bulk.job": "BulkJob",
+    "bulk.local": "LocalExecutor",
+    "bulk.masks": "MaskList",
+    "bulk.render": "render_clips",
+    "bulk.results": "BulkResults",
+    "bulk.sweep_results": "HeadSweepResults sweep_heads",
     "checkpoints.bundled": "bundled_clip_path bundled_model_path",
     "checkpoints.labels": "kinetics400_labels",
     "colormap": "Colormap get_colormap",
     "errors": (
         "BackendError BundledDataError CheckpointError CheckpointNotFoundError CheckpointWarning ConfigError "
         "DecodeError DecodeWarning DoubleNormalizationWarning GridError InputError KeyMismatchError "
-        "MissingExtraError NotAVideoError OutOfMemoryBudgetError ShortClipWarning UnsafeCheckpointError "
-        "VideoError VideoNotFoundError VivitLabError VivitLabWarning"
+        "MissingExtraError NotAVideoError OutOfMemoryBudgetError ShortClipWarning SkippedClipWarning "
+        "StorageError UnsafeCheckpointError VideoError VideoNotFoundError VivitLabError VivitLabWarning"
     ),
     "evaluation": "all_methods open_data stored_report write_report",
     "explain": "Explanation explain_video load_pair",
@@ -279,15 +461,53 @@ _MODULES = {
     "faithfulness.sanity": "check_sanity",
     "faithfulness.sensitivity": "SensitivityN",
     "grid": "TokenGrid",
+    "heads.ablation": "SingleHeadAblation",
+    "heads.clips": "clip_set",
+    "heads.confidence": "ConfidenceImportance",
+    "heads.curves": "PruningCurves",
+    "heads.experiment": "PruningExperiment",
+    "heads.gates": "L0Gates",
+    "heads.gradient": "FisherImportance GradientActivation MichelImportance",
+    "heads.importance": "HeadImportance",
+    "heads.mask": "HeadMask",
+    "heads.motion": "estimate_motion planted_motion",
+    "heads.prune": "head_means prune_heads",
+    "heads.roles": "head_roles",
+    "heads.statistics": "head_statistics",
+    "heads.statistics_result": "HeadStatistics",
+    "heads.taxonomy": "Taxonomy",
     "hooks.gradients": "GradientRecord record_gradients",
+    "hooks.logit_attribution": "direct_logit_attribution",
+    "hooks.logit_lens": "logit_lens",
+    "hooks.logit_parts": "LogitAttribution",
     "hooks.record": "AttentionRecord",
     "hooks.recorder": "record_attention",
     "hooks.targets": "ClassLogit CosineSimilarity LogitDifference OwnEmbedding Probability",
+    "interventions.ablation": "ablate",
+    "interventions.ablation_effects": "AblationEffects CausalTemporalScore",
+    "interventions.activation_patching": "ActivationPatching",
+    "interventions.attribution_patching": "AttributionPatching",
+    "interventions.base": "Intervention",
+    "interventions.corruptions": "FreezeFrame ReverseFrames ShuffleFrames",
+    "interventions.corruptions_space": "BlurTube OtherClip SwapRegion",
+    "interventions.effects": "EffectTable",
+    "interventions.knockout": "knock_out",
+    "interventions.patch": "patch",
+    "interventions.patching_result": "PatchingResult",
+    "interventions.path_patching": "PathPatching",
+    "interventions.steering": "SteeringVector steer steering_vector",
+    "interventions.tokens": "Region",
+    "model.activation_cache": "ActivationCache",
     "model.auto": "load_model",
     "model.classifier": "VivitForVideoClassification VivitModel",
     "model.config": "VivitConfig",
+    "model.cost": "ModelCost model_cost",
     "model.from_image": "vivit_from_image_model",
+    "model.from_scenic": "from_scenic",
+    "model.hook_point": "HookPoint",
+    "model.logit_lens": "LogitLens",
     "model.outputs": "VideoClassifierOutput VivitModelOutput",
+    "model.views": "predict_views",
     "planted.clip": "PlantedClip planted_clip",
     "planted.config": "PlantedConfig",
     "planted.dataset": "PlantedDataset",
@@ -296,8 +516,13 @@ _MODULES = {
     "render.movie": "render_movie",
     "render.overlay": "heat_on_source to_frames",
     "render.sheet": "contact_sheet",
+    "training.augment": "Augmentation",
+    "training.clips": "LabelledClip find_clips",
     "training.config": "TrainingConfig",
+    "training.finetune": "FinetuneResult finetune",
     "training.loop": "train",
+    "training.presets": "PRESETS",
+    "training.scores": "ClassificationReport classify_clips",
     "video.clip": "Clip",
     "video.encode": "MovieWriter",
     "video.geometry": "Geometry",
@@ -305,6 +530,16 @@ _MODULES = {
     "video.probe": "VideoInfo probe",
     "video.read": "read_clip read_frames read_video_pyav",
     "video.sample": "sample_frame_indices uniform_frame_indices",
+    "video.views": "read_views",
+    "widgets.clip_explorer": "ClipExplorer",
+    "widgets.compare_explorer": "CompareExplorer Side",
+    "widgets.faithfulness_table": "FaithfulnessTable",
+    "widgets.head_explorer": "HeadExplorer",
+    "widgets.link": "link_views",
+    "widgets.logit_lens_strip": "LogitLensStrip",
+    "widgets.patching_heatmap": "PatchingHeatmap",
+    "widgets.pruning_curves": "PruningCurvesView",
+    "widgets.workbench": "Workbench",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 

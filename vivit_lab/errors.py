@@ -17,10 +17,12 @@ Each error is also the built-in it specialises, so ``except ValueError`` keeps w
     │   ├── KeyMismatchError(RuntimeError)    missing, unexpected or wrongly shaped tensors, listed in full
     │   └── UnsafeCheckpointError(ValueError) the file holds pickled code; it was not executed
     ├── BundledDataError(RuntimeError)        a file of data/ is missing or its sha256 is wrong
+    ├── StorageError(OSError)                 results cannot be written: the disk is full, or takes no files
     └── MissingExtraError(ImportError)        an optional dependency is not installed; names the extra
 
     VivitLabWarning(UserWarning)
     ├── ShortClipWarning                      the video is shorter than the window that was asked for
+    ├── SkippedClipWarning                    a labelled clip cannot be read, and was left out of training
     ├── DoubleNormalizationWarning            a processor configuration normalises twice
     ├── CheckpointWarning                     a checkpoint loaded, but not all of the model came from it
     └── DecodeWarning                         the decoder repaired damage; pixels may be wrong
@@ -43,6 +45,8 @@ __all__ = [
     "NotAVideoError",
     "OutOfMemoryBudgetError",
     "ShortClipWarning",
+    "SkippedClipWarning",
+    "StorageError",
     "UnsafeCheckpointError",
     "VideoError",
     "VideoNotFoundError",
@@ -111,6 +115,10 @@ class BundledDataError(VivitLabError, RuntimeError):
     """A bundled file is missing, or is not the file that the manifest describes."""
 
 
+class StorageError(VivitLabError, OSError):
+    """Results cannot be written: the disk is full, or takes no files. What was written before is whole."""
+
+
 class MissingExtraError(VivitLabError, ImportError):
     """An optional dependency is not installed. The message names the extra to install."""
 
@@ -121,6 +129,10 @@ class VivitLabWarning(UserWarning):
 
 class ShortClipWarning(VivitLabWarning):
     """The video is shorter than the window that was asked for; frames repeat."""
+
+
+class SkippedClipWarning(VivitLabWarning):
+    """A labelled clip cannot be read, and was left out of training or validation."""
 
 
 class DoubleNormalizationWarning(VivitLabWarning):

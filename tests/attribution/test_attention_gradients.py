@@ -13,6 +13,7 @@ from vivit_lab.errors import InputError
 from vivit_lab.hooks import record as record_module
 from vivit_lab.hooks.gradients import record_gradients
 from vivit_lab.hooks.recorder import record_attention
+from vivit_lab.hooks.sequences import FusedRows
 from vivit_lab.hooks.targets import LogitDifference, Probability
 from vivit_lab.model.classifier import VivitModel
 
@@ -230,10 +231,8 @@ def test_many_queries_go_in_blocks(model, monkeypatch):
     for clamp, wanted in (("before", [0.5, 2.0]), ("after", [0.0, 1.0]), ("never", [-1.0, 1.0])):
         assert fuse_products(product.clone(), 0, clamp=clamp).tolist() == [wanted]
     weights = torch.rand(2, 9)
-    kept = carry_products(record, 1, weights, lambda fused, row, index: row @ fused, clamp="never", only=range(9))
-    torch.testing.assert_close(
-        carry_products(record, 1, weights, lambda fused, row, index: row @ fused, clamp="never"), kept
-    )
+    kept = carry_products(record, 1, weights, FusedRows.carry, clamp="never", only=range(9))
+    torch.testing.assert_close(carry_products(record, 1, weights, FusedRows.carry, clamp="never"), kept)
 
 
 def test_wrong_calls_are_refused(model):

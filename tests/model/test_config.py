@@ -92,7 +92,7 @@ def test_impossible_fields_are_refused(fields, message):
         ({"tubelet_size": 2}, "tubelet_size must be three integers"),
         ({"tubelet_size": [2, 16, 16.0]}, "tubelet_size must be three integers"),
         ({"image_size": [224, 112]}, "image_size must be square"),
-        ({"pruned_heads": {"0": [1]}}, "pruned heads"),
+        ({"pruned_heads": {"0": [12]}}, "pruned_heads names layer 0, heads \\[12\\]"),
     ],
 )
 def test_foreign_configurations_are_refused(values, message):

@@ -57,6 +57,11 @@ def test_the_rate_is_linear_then_half_a_cosine():
         ("max_grad_norm", 0, r"max_grad_norm must be positive or None, got 0"),
         ("betas", (0.9, 1.0), r"betas must be two numbers in 0 … 1"),
         ("betas", (0.9,), r"betas must be two numbers in 0 … 1"),
+        ("optimizer", "adam", r"optimizer='adam' is not known; choose one of adamw, sgd"),
+        ("momentum", 1.0, r"momentum must lie in 0 … 1 \(1 excluded\), got 1\.0"),
+        ("layer_decay", 0.0, r"layer_decay must lie in 0 … 1 \(0 excluded\), got 0\.0"),
+        ("freeze_layers", -1, r"freeze_layers must be an integer of at least 0, got -1"),
+        ("freeze_backbone", 1, r"freeze_backbone must be True or False, got 1"),
         ("mixed_precision", "half", r"mixed_precision='half' is not known; choose one of no, bf16, fp16"),
     ],
 )
@@ -70,3 +75,10 @@ def test_differences_name_what_changes_the_result_and_nothing_else():
     assert replace(config, log_every=7, checkpoint_every=3, num_workers=2).differences(config.to_dict()) == []
     changed = replace(config, learning_rate=0.5, seed=3)
     assert changed.differences(config.to_dict()) == ["learning_rate: 0.001 then, 0.5 now", "seed: 0 then, 3 now"]
+
+
+def test_a_run_from_before_a_field_existed_did_what_its_default_does():
+    config = TrainingConfig()
+    old = {name: value for name, value in config.to_dict().items() if name not in ("optimizer", "layer_decay")}
+    assert config.differences(old) == []
+    assert replace(config, layer_decay=0.5).differences(old) == ["layer_decay: 1.0 then, 0.5 now"]

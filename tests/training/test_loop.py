@@ -11,8 +11,10 @@ from torch import nn
 from tests.training.tiny_run import PLAIN, Clips, CutOff, model
 from vivit_lab.errors import ConfigError, InputError, MissingExtraError
 from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.training.files import read_log
-from vivit_lab.training.loop import parameter_groups, train
+from vivit_lab.model.views import mean_logits
+from vivit_lab.training.files import RunFiles, read_log
+from vivit_lab.training.loop import train
+from vivit_lab.training.parameters import parameter_groups
 
 ALL_ON = replace(
     PLAIN, label_smoothing=0.1, stochastic_depth=0.3, mixup=0.4, num_workers=1, checkpoint_every=3, evaluate_every=6
@@ -162,6 +164,60 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path):
         torch.testing.assert_close(two.state_dict()[name], value, rtol=1e-4, atol=2e-5)
     assert [line["step"] for line in read_log(tmp_path / "two")] == [3, 6]
     assert read_log(tmp_path / "two")[0]["loss"] == pytest.approx(read_log(tmp_path / "one")[0]["loss"], rel=1e-4)
+
+
+class Views(Clips):
+    """Each clip as two views, one of them faint; the first clips cannot be read."""
+
+    def __init__(self, count, lost=0):
+        super().__init__(count)
+        self.lost = lost
+
+    def __getitem__(self, index):
+        pixels, label = super().__getitem__(index)
+        return torch.stack([pixels, 0.5 * pixels]), -1 if index < self.lost else label
+
+
+def test_views_are_averaged_and_clips_that_could_not_be_read_do_not_count(tmp_path):
+    network = model(dropout=False).eval()
+    plain, twice = Clips(6).pixels, torch.stack([Clips(6).pixels] * 2, dim=1)
+    torch.testing.assert_close(mean_logits(network, twice), network(plain).logits)
+    mixed = torch.stack([plain, plain.flip(0)], dim=1)
+    want = (network(plain).logits + network(plain.flip(0)).logits) / 2
+    torch.testing.assert_close(mean_logits(network, mixed), want)
+    config = replace(PLAIN, steps=60, learning_rate=3e-3)
+    result = train(network, Clips(), config, tmp_path, evaluation=Views(9, lost=3), progress=False)
+    assert result.accuracy == 1.0  # the three of label -1 would be wrong
+
+
+class Falling(Clips):
+    """Clips whose labels are right in the first evaluation and wrong in all later ones."""
+
+    def __init__(self, count):
+        super().__init__(count)
+        self.seen = 0
+
+    def __getitem__(self, index):
+        self.seen += 1
+        pixels, label = super().__getitem__(index)
+        return pixels, label if self.seen <= len(self) else (label + 1) % 3
+
+
+def test_the_best_model_is_kept_beside_the_last(tmp_path):
+    config = replace(PLAIN, steps=60, learning_rate=3e-3, evaluate_every=30)
+    network = model()
+    result = train(network, Clips(), config, tmp_path, evaluation=Falling(6), keep_best=True, progress=False)
+    assert (result.best_accuracy, result.best_step, result.accuracy) == (1.0, 30, 0.0)
+    best = VivitForVideoClassification.from_pretrained(tmp_path / "best")
+    last = VivitForVideoClassification.from_pretrained(tmp_path)
+    assert same_weights(network, last)
+    assert not same_weights(best, last)
+    stored = json.loads((tmp_path / "training.json").read_text())
+    assert stored["best"] == {"accuracy": 1.0, "step": 30, "directory": "best"}
+    short = replace(config, steps=30, final_learning_rate=0.02)
+    files = RunFiles(tmp_path, short)
+    assert files.best(60) == (1.0, 30)
+    assert files.best(29) is None
 
 
 def test_what_cannot_be_trained_is_refused(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.attribution.products import gradient_map, gradient_record_of, layer_range
+from vivit_lab.attribution.reading import require_one_sequence
 from vivit_lab.errors import InputError
 from vivit_lab.hooks.gradients import GradientRecord
 from vivit_lab.hooks.targets import TargetLike
@@ -62,8 +63,10 @@ class AttCAT:
             A signed map, in units of the target.
 
         Raises:
-            InputError: the target or ``start_layer`` do not fit, or the record has no states.
+            InputError: the target or ``start_layer`` do not fit, the record has no states, or it is that of a
+                factorised encoder.
         """
+        require_one_sequence(self, getattr(model, "config", model))
         layers = layer_range(model, self.start_layer)
         forward = {"head_mask": head_mask, "interpolate_pos_encoding": interpolate_pos_encoding}
         record = gradient_record_of(model, pixel_values, target, layers, states=True, **forward)

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from vivit_lab.attribution.base import AttributionMap
-from vivit_lab.attribution.products import fuse_products, gradient_map, gradient_record_of, product_rows
+from vivit_lab.attribution.products import carry_products, gradient_map, gradient_record_of
 from vivit_lab.attribution.reading import query_tokens
 from vivit_lab.hooks.gradients import GradientRecord
+from vivit_lab.hooks.record import full_precision
+from vivit_lab.hooks.sequences import FusedRows
 from vivit_lab.hooks.targets import TargetLike
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.video.clip import Clip
@@ -64,8 +66,12 @@ class AttentionGradient:
         forward = {"head_mask": head_mask, "interpolate_pos_encoding": interpolate_pos_encoding}
         record = gradient_record_of(model, pixel_values, target, [self.layer], **forward)
         tokens, _ = query_tokens(record, queries)
-        with torch.no_grad():
-            product = product_rows(record, self.layer, tokens, centred=self.centred)
-            fused = fuse_products(product, 1, clamp="before" if self.positive else "never").mean(dim=1)
+        with torch.no_grad(), full_precision(record.device):
+            layer, clamp = record.layer_index(self.layer), "before" if self.positive else "never"
+            weights = record.query_weights(layer, tokens)
+            fused = carry_products(
+                record, layer, weights, FusedRows.carry, clamp=clamp, centred=self.centred, only=tokens
+            )
+            fused = record.keys_on_grid(layer, fused)
         scale = f"attention × gradient of the {record.unit}"
         return gradient_map(record, fused, self, queries, scale, signed=not self.positive)

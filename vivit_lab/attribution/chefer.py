@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -19,6 +20,7 @@ from vivit_lab.attribution.products import (
 )
 from vivit_lab.attribution.reading import query_tokens
 from vivit_lab.hooks.gradients import GradientRecord
+from vivit_lab.hooks.sequences import FusedRows
 from vivit_lab.hooks.targets import TargetLike
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.video.clip import Clip
@@ -89,13 +91,8 @@ class CheferRelevance:
         with torch.no_grad(), torch.autocast(record.device.type, enabled=False):
             for layer in reversed(layers):
                 only = tokens if layer == layers[-1] else None
-                weights = weights + carry_products(
-                    record,
-                    layer,
-                    weights,
-                    lambda fused, row, _: torch.matmul(row, fused),
-                    clamp="before",
-                    centred=self.centred,
-                    only=only,
+                step = partial(
+                    carry_products, record, layer, mix=FusedRows.carry, clamp="before", centred=self.centred, only=only
                 )
-        return gradient_map(record, weights, self, queries, f"relevance to the {record.unit}")
+                weights = record.carry(layer, weights, lambda own, step=step: own + step(own))
+        return gradient_map(record, record.on_grid(weights), self, queries, f"relevance to the {record.unit}")

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vivit_lab.attribution._html import facts_table, pictures, report_html
+from vivit_lab.attribution._html import pictures
 from vivit_lab.attribution.base import AttributionMap
+from vivit_lab.attribution.reading import require_one_sequence
 from vivit_lab.errors import InputError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.hooks.record import AttentionRecord
 from vivit_lab.hooks.values import ValueRecord
+from vivit_lab.html import facts_table, report_html
 
 __all__ = ["ArtefactTokens", "artefact_tokens"]
 
@@ -133,11 +135,12 @@ def artefact_tokens(
         threshold: a fixed norm instead of that rule; positive.
 
     Raises:
-        InputError: the record has no such state, a number is not positive, or the map is of other clips or another
-            grid.
+        InputError: the record has no such state or is a factorised encoder's, a number is not positive, or the map is
+            of other clips or another grid.
 
     Cost: one norm a token.
     """
+    require_one_sequence(artefact_tokens, record)
     for name, value in (("deviations", deviations), ("threshold", threshold)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise InputError(f"{name} must be a positive number, got {value}")

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vivit_lab.attribution._html import facts_table, pictures, report_html, rows_table
+from vivit_lab.attribution._html import pictures
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.errors import InputError
 from vivit_lab.hooks.classes import named_classes
 from vivit_lab.hooks.recorder import record_attention
+from vivit_lab.html import facts_table, report_html, rows_table
 from vivit_lab.model.classifier import VivitForVideoClassification
 from vivit_lab.statistics.ranks import spearman
 from vivit_lab.video.clip import Clip

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vivit_lab.attribution._html import facts_table, report_html, rows_table
+from vivit_lab.attribution.reading import require_one_sequence
 from vivit_lab.errors import InputError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.hooks.record import AttentionRecord
+from vivit_lab.html import facts_table, report_html, rows_table
 
 __all__ = ["AttentionSinks", "Sink", "attention_sinks"]
 
@@ -150,10 +151,11 @@ def attention_sinks(
         Memory: 4·layers·heads·tokens bytes a clip (1.8 MB for ViViT-B).
 
     Raises:
-        InputError: no such layer, or ``minimum_lift`` is not above 1.
+        InputError: no such layer, ``minimum_lift`` is not above 1, or the record is a factorised encoder's.
 
     Cost: one blockwise pass over each pattern.
     """
+    require_one_sequence(attention_sinks, record)
     if not (math.isfinite(minimum_lift) and minimum_lift > 1):
         raise InputError(f"minimum_lift must be above 1 (uniform attention), got {minimum_lift}")
     chosen = record.layers if layers is None else [record.layer_index(layer) for layer in layers]

@@ -80,7 +80,7 @@ class Problem:
         values = given.values.clone() if given.values.is_inference() else given.values.detach()
         pixels = values.to(model.device)
         grid = model.grid_of(pixels, interpolate_pos_encoding)
-        heads, like = model.config.num_attention_heads, model.embed.cls_token
+        heads, like = model.config.num_attention_heads, model.embed.position
         mask = expand_head_mask(head_mask, len(model.blocks), len(pixels), heads, like=like)
         with evaluating(model), torch.no_grad():
             output = _forward(model, pixels, mask, interpolate_pos_encoding)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -18,9 +19,10 @@ from vivit_lab.attribution.products import (
     one_hot_weights,
 )
 from vivit_lab.attribution.reading import query_tokens
-from vivit_lab.attribution.rollout import drop_lowest
+from vivit_lab.attribution.rollout import drop_lowest_keys
 from vivit_lab.errors import InputError
 from vivit_lab.hooks.gradients import GradientRecord
+from vivit_lab.hooks.sequences import FusedRows
 from vivit_lab.hooks.targets import TargetLike
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.video.clip import Clip
@@ -89,17 +91,18 @@ class GradientRollout:
         weights = one_hot_weights(record, tokens)
         offset = record.grid.offset
 
-        def mix(fused: Tensor, row: Tensor, index: Tensor) -> Tensor:
+        def mix(rows: FusedRows, weights: Tensor) -> Tensor:
             if self.discard_ratio:
-                kept = drop_lowest(fused.narrow(1, offset, fused.shape[1] - offset), self.discard_ratio)
-                fused = torch.cat((fused.narrow(1, 0, offset), kept), dim=1)
-            total = self.residual + (1 - self.residual) * fused.sum(dim=-1)
-            share = torch.where(total > 0, row / total.clamp_min(torch.finfo(total.dtype).tiny), 0)
-            carried = torch.matmul(share, fused) * (1 - self.residual)
-            return carried.index_add_(0, index, share * self.residual)
+                rows = replace(rows, values=drop_lowest_keys(rows.values, self.discard_ratio, offset))
+            total = self.residual + (1 - self.residual) * rows.values.sum(dim=-1)
+            share = torch.where(total > 0, weights / total.clamp_min(torch.finfo(total.dtype).tiny), 0)
+            carried = rows.carry(share) * (1 - self.residual)
+            return carried.index_add_(0, rows.index, share * self.residual)
 
         with torch.no_grad(), torch.autocast(record.device.type, enabled=False):
             for layer in reversed(layers):
                 only = tokens if layer == layers[-1] else None
-                weights = carry_products(record, layer, weights, mix, clamp="after", only=only)
-        return gradient_map(record, weights, self, queries, "share of the query's rollout; with CLS it sums to 1")
+                step = partial(carry_products, record, layer, mix=mix, clamp="after", only=only)
+                weights = record.carry(layer, weights, step)
+        scale = "share of the query's rollout; with CLS it sums to 1"
+        return gradient_map(record, record.on_grid(weights), self, queries, scale)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.attribution.products import layer_range
-from vivit_lab.attribution.reading import map_of
+from vivit_lab.attribution.reading import map_of, require_joint_attention
 from vivit_lab.errors import InputError
 from vivit_lab.hooks.recorder import evaluating
 from vivit_lab.hooks.targets import BoundTarget, TargetLike, bind_target
@@ -70,8 +70,9 @@ class LeGrad:
             A map of nonnegative sensitivity, in units of the target.
 
         Raises:
-            InputError: the target or ``start_layer`` do not fit.
+            InputError: the target or ``start_layer`` do not fit, or the model is factorised.
         """
+        require_joint_attention(self, model)
         layers = layer_range(model, self.start_layer)
         forward = {"head_mask": head_mask, "interpolate_pos_encoding": interpolate_pos_encoding}
         record = record_values(model, pixel_values, layers=layers, **forward)

@@ -12,8 +12,10 @@ from torch import Tensor
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.attribution.reading import map_of, query_tokens
 from vivit_lab.errors import InputError
+from vivit_lab.hooks.axial import AxialRecord
 from vivit_lab.hooks.gradients import GradientRecord, record_gradients
 from vivit_lab.hooks.record import AttentionRecord
+from vivit_lab.hooks.sequences import FusedRows
 from vivit_lab.hooks.targets import TargetLike
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.video.clip import Clip
@@ -76,9 +78,7 @@ def layer_range(model: Any, start_layer: int) -> range:
 
 def one_hot_weights(record: AttentionRecord, tokens: Sequence[int]) -> Float32[Tensor, "batch token"]:
     """Return (batch, token) weights that average over some tokens."""
-    index = torch.tensor(tokens, device=record.device)
-    weights = torch.zeros(record.grid.num_tokens, device=record.device)
-    return weights.index_add(0, index, weights.new_full((len(tokens),), 1 / len(tokens))).expand(record.batch_size, -1)
+    return record.start_weights(tokens)
 
 
 def fuse_products(product: Tensor, dim: int, *, clamp: str) -> Tensor:
@@ -106,7 +106,7 @@ def carry_products(
     record: GradientRecord,
     layer: int,
     weights: Float32[Tensor, "batch token"],
-    mix: Callable[[Tensor, Tensor, Tensor], Tensor],
+    mix: Callable[[FusedRows, Tensor], Tensor],
     *,
     clamp: str,
     centred: bool = False,
@@ -117,29 +117,31 @@ def carry_products(
     Args:
         record: the gradients.
         layer: recorded layer.
-        weights: (batch, token).
-        mix: (fused products (row, key), weights of the rows (row,), their sequence indices (row,)) → (key,); what it
-            gives for blocks of rows is summed.
+        weights: (batch, token) on the layer's sequence.
+        mix: (fused products of some rows, weights of these rows (row,)) → (token,); what it gives for blocks of rows
+            is summed.
         clamp: see ``fuse_products``.
         centred: see ``GradientRecord.gradient_rows``.
-        only: the tokens that have weight, where it is known that no other has.
+        only: the tokens that have weight, where it is known that no other has. Not used in a factorised model.
 
     Returns:
         (batch, token).
     """
-    if only is not None and len(set(only)) <= _FEW:
+    if only is not None and len(set(only)) <= _FEW and not isinstance(record, AxialRecord):
         tokens = sorted(set(only))
         index = torch.tensor(tokens, device=record.device)
         fused = fuse_products(product_rows(record, layer, tokens, centred=centred), 1, clamp=clamp)
         pairs = zip(fused.unbind(), weights.unbind(), strict=True)
-        return torch.stack([mix(block, row.index_select(0, index), index) for block, row in pairs])
+        count = record.grid.num_tokens
+        return torch.stack([mix(FusedRows(a, index, None, count), row.index_select(0, index)) for a, row in pairs])
     carried = []
     for clip, row in enumerate(weights.unbind()):
         total = torch.zeros_like(row)
-        for rows, pattern, gradient in record.gradient_blocks(layer, clip, centred=centred):
-            index = torch.arange(rows.start, rows.stop, device=record.device)
-            fused = fuse_products(gradient.mul_(pattern), 0, clamp=clamp)
-            total += mix(fused, row.narrow(0, rows.start, rows.stop - rows.start), index)
+        for block in record.gradient_row_blocks(layer, clip, centred=centred):
+            assert block.gradient is not None, "a record of gradients has them"
+            fused = fuse_products(block.gradient.mul_(block.pattern), 0, clamp=clamp)
+            part = row.narrow(0, block.rows.start, block.rows.stop - block.rows.start)
+            total += mix(block.fused(fused, len(row)), part)
         carried.append(total)
     return torch.stack(carried)
 

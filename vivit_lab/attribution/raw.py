@@ -6,17 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.attribution.reading import check_fusion, fuse_heads, map_of, query_tokens, record_of, refuse_target
 from vivit_lab.errors import InputError
-from vivit_lab.hooks.record import AttentionRecord
+from vivit_lab.hooks.record import AttentionRecord, full_precision
 from vivit_lab.hooks.targets import TargetLike
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.video.clip import Clip
 
 __all__ = ["RawAttention"]
+
+_FEW = 64  # so many rows or fewer exist at once
 
 
 @dataclass(frozen=True)
@@ -75,16 +78,32 @@ class RawAttention:
         forward = {"head_mask": head_mask, "interpolate_pos_encoding": interpolate_pos_encoding}
         record = record_of(model, pixel_values, layers=[self.layer], **forward)
         tokens, name = query_tokens(record, queries)
-        rows = record.rows(self.layer, tokens)  # (batch, head, query, key)
-        fused = (
-            rows.select(1, self._head(record)) if self.head is not None else fuse_heads(rows, self.head_fusion, dim=1)
-        )
+        with full_precision(record.device):
+            fused = self._mean_row(record, tokens)
         scale = "attention probability" + ("" if record.head_mask is None else ", after the head mask")
         if self.head is None and self.head_fusion != "mean":
             scale += f", {self.head_fusion} over the heads"
         elif record.head_mask is None:
             scale += "; with CLS it sums to 1"
-        return map_of(record, fused.mean(dim=1), self, name, scale)
+        return map_of(record, fused, self, name, scale)
+
+    def _mean_row(self, record: AttentionRecord, tokens: list[int]) -> Tensor:
+        """Return the mean row of the fused pattern, (batch, token): of few tokens at once, else in blocks."""
+        head = None if self.head is None else self._head(record)
+        if len(tokens) <= _FEW:
+            return self._fuse(record.rows(self.layer, tokens), head, 1).mean(dim=1)
+        means = []
+        layer = record.layer_index(self.layer)
+        for clip, weights in enumerate(record.query_weights(layer, tokens).unbind()):
+            total = torch.zeros_like(weights)
+            for block in record.row_blocks(layer, clip):
+                part = weights.narrow(0, block.rows.start, block.rows.stop - block.rows.start)
+                total += block.fused(self._fuse(block.pattern, head, 0), len(weights)).carry(part)
+            means.append(total)
+        return record.keys_on_grid(layer, torch.stack(means))
+
+    def _fuse(self, pattern: Tensor, head: int | None, dim: int) -> Tensor:
+        return fuse_heads(pattern, self.head_fusion, dim) if head is None else pattern.select(dim, head)
 
     def _head(self, record: AttentionRecord) -> int:
         if self.head is None or not -record.num_heads <= self.head < record.num_heads:

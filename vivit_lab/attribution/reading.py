@@ -26,6 +26,8 @@ __all__ = [
     "query_tokens",
     "record_of",
     "refuse_target",
+    "require_joint_attention",
+    "require_one_sequence",
 ]
 
 HEAD_FUSIONS = ("mean", "max", "min")
@@ -59,6 +61,38 @@ def refuse_target(method: Any, target: TargetLike) -> None:
             f"{type(method).__name__} is class-agnostic: its map does not depend on the class, and target={target!r} "
             "would be ignored. Leave it out (queries=… chooses tokens), or use a class-specific method, e.g. "
             "CheferRelevance"
+        )
+
+
+def require_joint_attention(method: Any, model: VivitModel | VivitForVideoClassification) -> None:
+    """Refuse a factorised model for a method whose formula is about one pattern over all tokens.
+
+    Raises:
+        InputError: the model is factorised; names the methods that compose its patterns.
+    """
+    variant = model.config.variant
+    if variant != "spacetime":
+        raise InputError(
+            f"{type(method).__name__} needs joint attention, and this model's is {variant}: use CheferRelevance or "
+            "GradientRollout, or a method of the pixels alone such as IntegratedGradients"
+        )
+
+
+def require_one_sequence(method: Any, config: Any) -> None:
+    """Refuse a factorised encoder for a method that adds up layers token by token.
+
+    Args:
+        method: a method or a function, whose name the message bears.
+        config: a ``VivitConfig``, or the record of a model.
+
+    Raises:
+        InputError: the model's layers do not all read the same tokens.
+    """
+    if getattr(config, "variant", None) == "factorized_encoder" or getattr(config, "has_frames", False):
+        raise InputError(
+            f"{getattr(method, '__name__', type(method).__name__)} needs layers that all read the same tokens, and a "
+            "factorized_encoder has two "
+            "kinds: use AttentionRollout, GradientRollout or CheferRelevance, which compose them"
         )
 
 

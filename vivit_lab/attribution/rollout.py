@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -13,13 +14,15 @@ from torch import Tensor
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.attribution.reading import check_fusion, fuse_heads, map_of, query_tokens, record_of, refuse_target
 from vivit_lab.errors import InputError
+from vivit_lab.hooks.axial import AxialRecord
 from vivit_lab.hooks.record import AttentionRecord
+from vivit_lab.hooks.sequences import FusedRows
 from vivit_lab.hooks.targets import TargetLike
 from vivit_lab.memory import require_bytes
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.video.clip import Clip
 
-__all__ = ["AttentionRollout", "drop_lowest"]
+__all__ = ["AttentionRollout", "drop_lowest", "drop_lowest_keys"]
 
 _DISCARDS = ("row", "matrix")
 
@@ -106,14 +109,15 @@ class AttentionRollout:
         forward = {"head_mask": head_mask, "interpolate_pos_encoding": interpolate_pos_encoding}
         record = record_of(model, pixel_values, layers=layers, **forward)
         tokens, name = query_tokens(record, queries)
-        weights = torch.zeros(record.grid.num_tokens, device=record.device)
-        index = torch.tensor(tokens, device=record.device)
-        weights = weights.index_add(0, index, weights.new_full((len(tokens),), 1 / len(tokens)))
-        weights = weights.expand(record.batch_size, -1)
+        weights = record.start_weights(tokens)
+        few = None if isinstance(record, AxialRecord) else tokens  # rows of a factorised model have zeros
         with torch.autocast(record.device.type, enabled=False):
             for layer in reversed(layers):
-                weights = self._step(record, layer, weights, tokens if layer == layers[-1] else None)
-        return map_of(record, weights, self, name, "share of the query's rollout; with CLS it sums to 1")
+                only = few if layer == layers[-1] else None
+                weights = record.carry(layer, weights, partial(self._step, record, layer, only=only))
+        return map_of(
+            record, record.on_grid(weights), self, name, "share of the query's rollout; with CLS it sums to 1"
+        )
 
     def _step(self, record: AttentionRecord, layer: int, weights: Tensor, only: list[int] | None) -> Tensor:
         """Return weights · Â of one layer; ``only`` names the rows that have weight, where they are few."""
@@ -122,7 +126,8 @@ class AttentionRollout:
             if self.discard == "row" or not self.discard_ratio:
                 share = weights.new_full((len(only),), 1 / len(only))
                 index = torch.tensor(only, device=record.device)
-                return torch.stack([self._mix(block, share, index, record.grid.offset) for block in fused.unbind()])
+                rows = [FusedRows(block, index, None, weights.shape[1]) for block in fused.unbind()]
+                return torch.stack([self._mix(some, share, record.grid.offset) for some in rows])
         if self.head_fusion == "mean" and not self.discard_ratio:
             return self._linear(record, layer, weights)
         return torch.stack([self._nonlinear(record, layer, clip, row) for clip, row in enumerate(weights.unbind())])
@@ -137,33 +142,33 @@ class AttentionRollout:
         return _divide(self.residual * weights + (1 - self.residual) * attended, total)
 
     def _nonlinear(self, record: AttentionRecord, layer: int, clip: int, weights: Tensor) -> Tensor:
-        patterns = record.pattern_blocks(layer, clip)
-        blocks = ((rows, fuse_heads(block, self.head_fusion, dim=0)) for rows, block in patterns)
-        offset = record.grid.offset
+        offset, count = record.grid.offset, len(weights)
+        blocks = (
+            block.fused(fuse_heads(block.pattern, self.head_fusion, dim=0), count)
+            for block in record.row_blocks(layer, clip)
+        )
         if self.discard_ratio and self.discard == "matrix":
-            count = record.grid.num_tokens
             what = f"one fused pattern of {count}² tokens"
             require_bytes(count**2 * 28, record.device, what, 'use discard="row", which works in blocks')
-            fused = torch.cat([block for _, block in blocks])
-            kept = drop_lowest(fused.narrow(1, offset, count - offset).reshape(1, -1), self.discard_ratio)
+            parts = list(blocks)
+            fused, keys = torch.cat([part.values for part in parts]), [part.keys for part in parts]
+            kept = drop_lowest(fused.narrow(1, offset, fused.shape[1] - offset).reshape(1, -1), self.discard_ratio)
             fused = torch.cat((fused.narrow(1, 0, offset), kept.view(count, -1)), dim=1)
-            everything = torch.arange(count, device=record.device)
-            return self._mix(fused, weights, everything, offset, discard=False)
+            support = [part for part in keys if part is not None]
+            index = torch.arange(count, device=record.device)
+            rows = FusedRows(fused, index, torch.cat(support) if support else None, count)
+            return self._mix(rows, weights, offset, discard=False)
         total = torch.zeros_like(weights)
-        for rows, fused in blocks:
-            index = torch.arange(rows.start, rows.stop, device=record.device)
-            total += self._mix(fused, weights.index_select(0, index), index, offset)
+        for rows in blocks:
+            total += self._mix(rows, weights.index_select(0, rows.index), offset)
         return total
 
-    def _mix(self, fused: Tensor, weights: Tensor, rows: Tensor, offset: int, discard: bool = True) -> Tensor:
-        """Return weights · Â for some rows of a fused pattern (row, key); ``rows`` are their sequence indices."""
+    def _mix(self, rows: FusedRows, weights: Tensor, offset: int, discard: bool = True) -> Tensor:
+        """Return weights · Â for some rows of a fused pattern."""
         if discard and self.discard_ratio:
-            kept = drop_lowest(fused.narrow(1, offset, fused.shape[1] - offset), self.discard_ratio)
-            fused = torch.cat((fused.narrow(1, 0, offset), kept), dim=1)
-        total = self.residual + (1 - self.residual) * fused.sum(dim=-1)
-        weights = _divide(weights, total)
-        mixed = torch.matmul(weights, fused) * (1 - self.residual)
-        return mixed.index_add_(0, rows, weights * self.residual)
+            rows = replace(rows, values=drop_lowest_keys(rows.values, self.discard_ratio, offset))
+        weights = _divide(weights, self.residual + (1 - self.residual) * rows.values.sum(dim=-1))
+        return (rows.carry(weights) * (1 - self.residual)).index_add_(0, rows.index, weights * self.residual)
 
 
 def _divide(weights: Tensor, total: Tensor) -> Tensor:
@@ -187,3 +192,15 @@ def drop_lowest(values: Float[Tensor, "row column"], ratio: float) -> Float[Tens
     below, tied = values < threshold, values == threshold
     spare = count - below.sum(dim=-1, keepdim=True)
     return values.masked_fill(below | (tied & (tied.cumsum(dim=-1) <= spare)), 0)
+
+
+def drop_lowest_keys(fused: Float[Tensor, "row key"], ratio: float, offset: int) -> Float[Tensor, "row key"]:
+    """Return rows of a fused pattern without the lowest fraction of their weights; the first keys, CLS, are kept.
+
+    Args:
+        fused: (row, key).
+        ratio: see ``drop_lowest``.
+        offset: how many keys stand in front that are never dropped.
+    """
+    kept = drop_lowest(fused.narrow(1, offset, fused.shape[1] - offset), ratio)
+    return torch.cat((fused.narrow(1, 0, offset), kept), dim=1)

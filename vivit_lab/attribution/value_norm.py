@@ -11,12 +11,13 @@ from torch import Tensor
 
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.attribution.products import layer_range, one_hot_weights
-from vivit_lab.attribution.reading import map_of, query_tokens, refuse_target
+from vivit_lab.attribution.reading import map_of, query_tokens, refuse_target, require_one_sequence
 from vivit_lab.hooks.record import full_precision
 from vivit_lab.hooks.targets import TargetLike
 from vivit_lab.hooks.values import ValueRecord, record_values
 from vivit_lab.model.attention import Attention
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.model.pruned import whole_projection
 from vivit_lab.video.clip import Clip
 
 __all__ = ["ValueNormRollout", "token_gram"]
@@ -76,9 +77,11 @@ class ValueNormRollout:
             nothing on.
 
         Raises:
-            InputError: a target was given, or ``start_layer`` or ``queries`` do not exist.
+            InputError: a target was given, or ``start_layer`` or ``queries`` do not exist, or it is a factorised
+                encoder.
         """
         refuse_target(self, target)
+        require_one_sequence(self, model.config)
         layers = layer_range(model, self.start_layer)
         forward = {"head_mask": head_mask, "interpolate_pos_encoding": interpolate_pos_encoding}
         record = record_values(model, pixel_values, layers=layers, **forward)
@@ -95,7 +98,7 @@ class ValueNormRollout:
         """Return weights · N̂ of one layer of one clip, (token,)."""
         values = record.values[layer].select(0, clip).float()
         state = record.states[layer].select(0, clip).float()
-        projection = attention.o.weight.float().unflatten(1, (values.shape[0], -1))  # (d_model, head, d_head)
+        projection = whole_projection(attention).float()  # (d_model, head, d_head)
         gram = token_gram(values, projection)
         total = torch.zeros_like(weights)
         for rows, pattern in record.pattern_blocks(layer, clip):

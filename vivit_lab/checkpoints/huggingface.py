@@ -180,7 +180,7 @@ def _name_tensors(
     unexpected: list[str] = []
     twice: list[str] = []
     for name in found:
-        own = own_name(name)
+        own = name if name in wanted else own_name(name)  # a variant's parts have no other name
         if own is None or own not in wanted:
             unexpected.append(name)
         elif own in sources:
@@ -196,7 +196,10 @@ def _is_head(own: str) -> bool:
 
 def both_names(own: str) -> str:
     """Return transformers 4's name of a tensor, for messages, and behind it this package's where that is another."""
-    foreign = foreign_name(own, prefixed=False)
+    try:
+        foreign = foreign_name(own, prefixed=False)
+    except KeyMismatchError:  # a part that only the factorised variants have
+        return own
     return foreign if foreign == own else f"{foreign} [{own}]"
 
 

@@ -12,7 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from vivit_lab._version import __version__
+from vivit_lab.cli.bench import bench
+from vivit_lab.cli.bulk import bulk
+from vivit_lab.cli.convert import convert
 from vivit_lab.cli.evaluate import evaluate
+from vivit_lab.cli.heads import heads
+from vivit_lab.cli.lab import lab
 from vivit_lab.cli.options import (
     Debug,
     Device,
@@ -30,6 +35,7 @@ from vivit_lab.cli.options import (
     seed_all,
     status,
 )
+from vivit_lab.cli.train import train
 from vivit_lab.errors import InputError, VivitLabWarning
 from vivit_lab.video.suffixes import VIDEO_SUFFIXES
 
@@ -259,8 +265,9 @@ def _model_facts(name: str, *, quiet: bool) -> dict[str, Any]:
         "dtype": str(model.dtype).removeprefix("torch."),
         "input": f"{config.num_frames} frames of {config.image_size}×{config.image_size}",
         "tubelet": "×".join(map(str, config.tubelet_size)),
-        "tokens": f"{grid.t}×{grid.h}×{grid.w} + CLS = {grid.num_tokens}",
-        "layers": config.num_hidden_layers,
+        "variant": config.variant,
+        "tokens": f"{grid.t}×{grid.h}×{grid.w}{' + CLS' if grid.cls else ''} = {grid.num_tokens}",
+        "layers": config.num_attention_layers,
         "heads": config.num_attention_heads,
         "width": config.hidden_size,
         "pixel_range": f"{low:.4g} … {high:.4g}" + (" (normalised twice)" if processor.normalizes_twice else ""),
@@ -316,3 +323,9 @@ def _show_warning(message: Warning | str, category: type[Warning], *_place: Any,
 
 
 app.command()(evaluate)
+app.add_typer(bulk)
+app.add_typer(heads)
+app.command()(train)
+app.command()(bench)
+app.command()(convert)
+app.command()(lab)

@@ -1,16 +1,16 @@
-"""A report's figures. They are made without pyplot, so that no global state is touched."""
+"""A report's figures."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vivit_lab.errors import InputError, MissingExtraError
+from vivit_lab.errors import InputError
 from vivit_lab.faithfulness._report_text import arrow, heading
+from vivit_lab.figures import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,30 +23,13 @@ _PLAIN, _BEST, _CONTROL = "#5b7083", "#0b62b8", "#a0a0a0"
 _BASELINES = ("#0b62b8", "#d1701c", "#2b8a57", "#9b4fb0", "#7a6a2f")
 
 
-def _figure(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Figure, Any]:
-    """Return a figure that a notebook shows by itself, and its axes (rows, columns); size in inches."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("figures need matplotlib: pip install 'vivit-lab[lab]'") from error
-
-    class Picture(Figure):
-        def _repr_png_(self) -> bytes:  # a figure without pyplot has no display hook of its own
-            buffer = io.BytesIO()
-            self.savefig(buffer, format="png", dpi=self.dpi)
-            return buffer.getvalue()
-
-    figure = Picture(figsize=size, dpi=110, layout="constrained", facecolor="white")
-    return figure, figure.subplots(rows, columns, squeeze=False, **options)
-
-
 def intervals_figure(report: FaithfulnessReport, metrics: Sequence[str]) -> Figure:
     """Return a panel for each metric with every method's mean and interval; see ``FaithfulnessReport``."""
     columns = min(4, len(metrics))
     rows = math.ceil(len(metrics) / columns)
     count = len(report.methods)
     size = (2.0 + 2.6 * columns, rows * (0.75 + 0.2 * count) + 0.5)
-    figure, axes = _figure(rows, columns, size, sharey=True)
+    figure, axes = new_figure(rows, columns, size, sharey=True)
     for axis, metric in zip(axes.flat, metrics, strict=False):
         best = report.best(metric, controls=True)
         for place, name in enumerate(report.methods):
@@ -83,7 +66,7 @@ def curves_figure(report: FaithfulnessReport, methods: Sequence[str] | None) -> 
     baselines = list(dict.fromkeys(base for name in wanted for base in report.curves[name]))
     columns = min(5, len(wanted))
     rows = math.ceil(len(wanted) / columns)
-    figure, axes = _figure(rows, columns, (2.3 * columns + 0.6, 1.9 * rows + 0.9), sharex=True, sharey=True)
+    figure, axes = new_figure(rows, columns, (2.3 * columns + 0.6, 1.9 * rows + 0.9), sharex=True, sharey=True)
     for panel, (axis, name) in enumerate(zip(axes.flat, wanted, strict=False)):
         for place, baseline in enumerate(baselines):
             if baseline not in report.curves[name]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vivit_lab.attribution.forwards import baseline_pixels
 from vivit_lab.errors import InputError
+from vivit_lab.interventions.corruptions_space import blur
 
 __all__ = ["BASELINES", "baseline_clips", "blurred_still", "check_removal"]
 
@@ -61,13 +61,4 @@ def blurred_still(
         sigma: standard deviation of the Gaussian, as a fraction of the image's height and width, each its own. At
             the borders the weights that fall outside are left out and the others sum to 1.
     """
-    still = pixels.mean(dim=1, keepdim=True)
-    rows, columns = (_blur_weights(pixels.shape[axis], sigma, like=pixels) for axis in (-2, -1))
-    return (rows @ still @ columns.transpose(0, 1)).expand_as(pixels)
-
-
-def _blur_weights(size: int, sigma: float, like: Tensor) -> Tensor:
-    """Return the (size, size) matrix of a one-dimensional Gaussian blur; each row sums to 1."""
-    place = torch.arange(size, device=like.device, dtype=torch.float32)
-    distance = (place.unsqueeze(0) - place.unsqueeze(1)) / (sigma * size)
-    return torch.softmax(-0.5 * distance.square(), dim=1).to(like.dtype)
+    return blur(pixels.mean(dim=1, keepdim=True), sigma).expand_as(pixels)

@@ -33,9 +33,14 @@ def embed_clips(
         interpolate_pos_encoding: as for the model's forward.
 
     Raises:
-        InputError: the clips do not fit the model.
+        InputError: the clips do not fit the model, or it is a factorised encoder, whose layers have other tokens.
         GridError: frames or pixels are no whole number of tubelets.
     """
+    if model.config.variant == "factorized_encoder":
+        raise InputError(
+            "a factorized_encoder has a sequence of tokens for each time, so its tokens cannot be exchanged for others "
+            "one by one: change the pixels instead, e.g. Occlusion or Rise"
+        )
     with evaluating(model):
         return model.embed(pixel_values.to(model.device), interpolate_pos_encoding)
 
@@ -59,7 +64,7 @@ def forward_tokens(
         InputError: the mask does not fit the model.
     """
     heads = model.config.num_attention_heads
-    mask = expand_head_mask(head_mask, len(model.blocks), len(tokens), heads, like=model.embed.cls_token)
+    mask = expand_head_mask(head_mask, len(model.blocks), len(tokens), heads, like=model.embed.position)
     masks = [None] * len(model.blocks) if mask is None else mask.unbind()
     with evaluating(model):
         for block, share in zip(model.blocks, masks, strict=True):
@@ -103,6 +108,11 @@ def forward_kept_tokens(
         >>> halves = torch.tensor([[True] * 4 + [False] * 4, [False] * 4 + [True] * 4])
         >>> forward_kept_tokens(model, tokens, halves, rows=[0, 0]).logits
     """
+    if model.config.variant != "spacetime":
+        raise InputError(
+            f"tokens of a {model.config.variant} stand in groups along time and space, and none can be left out: mask "
+            "them instead of dropping them"
+        )
     tokens = clips
     if clips.ndim == 5:
         tokens = embed_clips(model, clips, interpolate_pos_encoding=interpolate_pos_encoding)
@@ -114,7 +124,7 @@ def forward_kept_tokens(
         )
     index = _clip_of_rows(rows, len(keep), len(tokens), tokens.device)
     mask = expand_head_mask(
-        head_mask, len(model.blocks), len(tokens), model.config.num_attention_heads, like=model.embed.cls_token
+        head_mask, len(model.blocks), len(tokens), model.config.num_attention_heads, like=model.embed.position
     )
     if mask is not None and mask.shape[1] > 1:
         mask = mask.index_select(1, index)

@@ -119,7 +119,7 @@ class CleanClips:
         given = tuple(range(len(pixels)) if numbers is None else numbers)
         if len(given) != len(pixels) or min(given, default=0) < 0:
             raise InputError(f"numbers must be {len(pixels)} integers from 0, one a clip; got {list(given)}")
-        heads, like = model.config.num_attention_heads, model.embed.cls_token
+        heads, like = model.config.num_attention_heads, model.embed.position
         mask = expand_head_mask(head_mask, len(model.blocks), len(pixels), heads, like=like)
         with torch.no_grad():
             tokens = embed_clips(model, pixels, interpolate_pos_encoding=interpolate_pos_encoding)

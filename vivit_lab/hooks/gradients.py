@@ -18,16 +18,18 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from vivit_lab.errors import InputError
+from vivit_lab.hooks.axial import AxialRecord
 from vivit_lab.hooks.classes import all_names
 from vivit_lab.hooks.inputs import as_pixel_values
 from vivit_lab.hooks.record import full_precision
 from vivit_lab.hooks.recorder import check_layers, evaluating
+from vivit_lab.hooks.sequences import RowBlock
 from vivit_lab.hooks.targets import BoundTarget, TargetLike, bind_target
 from vivit_lab.hooks.values import Pass, ValueRecord, frozen, run_pass, without_graph
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.video.clip import Clip
 
-__all__ = ["GradientRecord", "record_gradients"]
+__all__ = ["AxialGradientRecord", "GradientRecord", "record_gradients"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +126,48 @@ class GradientRecord(ValueRecord):
                 gradient.sub_(centre.narrow(1, rows.start, rows.stop - rows.start))
             yield rows, pattern, gradient
 
+    def gradient_row_blocks(self, layer: int, clip: int, *, centred: bool = False) -> Iterator[RowBlock]:
+        """Go through the same in blocks that name the keys of their rows, where these are not all; see ``RowBlock``."""
+        for rows, pattern, gradient in self.gradient_blocks(layer, clip, centred=centred):
+            yield RowBlock(rows, None, pattern, gradient)
+
+
+@dataclass(frozen=True, eq=False)
+class AxialGradientRecord(AxialRecord, GradientRecord):
+    """A ``GradientRecord`` of a factorised model: gradients are those of the pattern along each layer's axis."""
+
+    def gradient_rows(
+        self, layer: int, queries: int | Sequence[int] | Tensor, *, centred: bool = False
+    ) -> Float32[Tensor, "batch head query key"]:
+        """Refused: outside its axis a layer has no pattern, and so no gradient of one.
+
+        Raises:
+            InputError: always; ``gradient_row_blocks`` gives what there is.
+        """
+        raise InputError(
+            "a factorised model has gradients of its patterns along time or space alone: read them with "
+            "gradient_row_blocks(layer, clip), which names the keys of each row"
+        )
+
+    def gradient_row_blocks(self, layer: int, clip: int, *, centred: bool = False) -> Iterator[RowBlock]:
+        """Go through one clip's pattern and gradient, one time after the other, on the support of each row."""
+        layer = self.layer_index(layer)
+        if self.layouts[layer].axis == "joint":
+            yield from super().gradient_row_blocks(layer, clip, centred=centred)
+            return
+        centres, places = self.centres[layer].select(0, clip).unsqueeze(-1), self.layouts[layer].places
+
+        def finish(products: Tensor, heads: slice, time: int) -> Tensor:
+            if not centred:
+                return products
+            mine = centres.narrow(0, heads.start, heads.stop - heads.start)
+            return products - mine.narrow(1, time * places, places)
+
+        gradients = self.supports(layer, self.context_gradients, self.values, clip, finish)
+        patterns = self.row_blocks(layer, clip, masked=False)
+        for block, (_, _, gradient) in zip(patterns, gradients, strict=True):
+            yield block._replace(gradient=gradient)
+
 
 def record_gradients(
     model: VivitModel | VivitForVideoClassification,
@@ -191,7 +235,8 @@ def _backward(done: Pass, bound: BoundTarget, layers: list[int]) -> GradientReco
         layer: (context.detach().float() * upstream[layer].float()).sum(dim=-1)
         for layer, context in zip(layers, contexts, strict=True)
     }
-    return GradientRecord(
+    kind = AxialGradientRecord if "layouts" in done.fields else GradientRecord
+    return kind(
         **done.fields,
         output=without_graph(done.output),
         states={layer: state.detach() for layer, state in zip(layers, states, strict=False)},

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from vivit_lab.errors import InputError
 from vivit_lab.grid import TokenGrid
+from vivit_lab.hooks.sequences import Sequences
 from vivit_lab.memory import require_bytes
 
 __all__ = ["AttentionRecord", "full_precision", "in_full_precision"]
@@ -47,7 +48,7 @@ def in_full_precision(method: Any) -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class AttentionRecord:
+class AttentionRecord(Sequences):
     """Queries and keys of a forward pass, with exact reductions of the attention pattern computed on demand.
 
     Everything is computed in float32. Patterns are after the head mask, as ``output_attentions`` gives them.
@@ -123,6 +124,16 @@ class AttentionRecord:
             raise InputError(f"layer {layer} is not in the record of {self.layers} (the model has {self.num_layers})")
         return index
 
+    def head_index(self, head: int) -> int:
+        """Return a head's index from 0; negative ones count from the last.
+
+        Raises:
+            InputError: there is no such head.
+        """
+        if not -self.num_heads <= head < self.num_heads:
+            raise InputError(f"head {head} is outside 0..{self.num_heads - 1}")
+        return head % self.num_heads
+
     def token_indices(self, tokens: int | Sequence[int] | Tensor) -> list[int]:
         """Return sequence indices as a list, negative ones resolved.
 
@@ -196,9 +207,7 @@ class AttentionRecord:
             InputError: no such layer or head.
             OutOfMemoryBudgetError: it does not fit into the memory that is free.
         """
-        layer = self.layer_index(layer)
-        if not -self.num_heads <= head < self.num_heads:
-            raise InputError(f"head {head} is outside 0..{self.num_heads - 1}")
+        layer, head = self.layer_index(layer), self.head_index(head)
         self._require(3 * self.grid.num_tokens, "the pattern of one head")
         query, key = self.queries[layer].select(1, head).float(), self.keys[layer].select(1, head).float()
         scores = torch.matmul(query, key.transpose(-1, -2)).mul_(self.scale)

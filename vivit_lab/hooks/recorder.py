@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vivit_lab._version import __version__
 from vivit_lab.errors import InputError
+from vivit_lab.grid import TokenGrid
+from vivit_lab.hooks.axial import AxialRecord
 from vivit_lab.hooks.inputs import as_pixel_values
 from vivit_lab.hooks.record import AttentionRecord
 from vivit_lab.hooks.switched import Switch
+from vivit_lab.model.activation_cache import run_provenance
 from vivit_lab.model.attention import AttentionParts
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
-from vivit_lab.model.encoder import expand_head_mask
+from vivit_lab.model.variants import layer_layouts
 from vivit_lab.video.clip import Clip
 
-__all__ = ["check_layers", "evaluating", "record_attention", "record_provenance"]
+__all__ = ["check_layers", "evaluating", "record_attention", "record_layouts", "record_provenance"]
 
 _TRAINING = Switch("training")
 
@@ -75,31 +78,34 @@ def record_attention(
         )
         output = model.outputs_of(encoded)
     attention = model.attention_layers[0]
-    return AttentionRecord(
+    layouts = record_layouts(model, grid)
+    return (AxialRecord if layouts else AttentionRecord)(
         grid,
         queries,
         keys,
         scale=attention.scale,
         num_layers=count,
         lse=lse,
-        head_mask=expand_head_mask(head_mask, count, pixels.shape[0], attention.num_heads, like=model.embed.cls_token),
+        head_mask=model.head_mask_of(head_mask, pixels.shape[0]),
         output=output,
         model_id=model.name_or_path or type(model).__name__,
         frame_indices=given.frame_indices,
         sources=given.sources,
         provenance=record_provenance(model, queries[wanted[0]].dtype),
+        **layouts,
     )
+
+
+def record_layouts(model: VivitModel | VivitForVideoClassification, grid: TokenGrid) -> dict[str, Any]:
+    """Return what a record of a factorised model keeps besides, as arguments of it; nothing for joint attention."""
+    if model.config.variant == "spacetime":
+        return {}
+    return {"layouts": dict(enumerate(layer_layouts(model.config, grid)))}
 
 
 def record_provenance(model: VivitModel | VivitForVideoClassification, dtype: torch.dtype) -> dict[str, str]:
     """Return how a forward pass was computed, to be kept with what came of it."""
-    return {
-        "vivit_lab": __version__,
-        "torch": torch.__version__,
-        "dtype": str(dtype).removeprefix("torch."),
-        "device": model.device.type,
-        "attn_implementation": model.attn_implementation,
-    }
+    return run_provenance(model, dtype)
 
 
 def check_layers(layers: Sequence[int] | None, count: int) -> list[int]:

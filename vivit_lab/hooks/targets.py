@@ -18,6 +18,7 @@ from torch.nn import functional
 from vivit_lab.errors import InputError
 from vivit_lab.hooks.classes import all_names, named_classes
 from vivit_lab.model.config import VivitConfig
+from vivit_lab.model.factorized import make_summary
 
 __all__ = [
     "BoundTarget",
@@ -274,15 +275,23 @@ def _check_source(of: str) -> None:
 
 def _features(output: Any, config: VivitConfig, of: str) -> tuple[str, Tensor]:
     """Return what an embedding is called, and the embedding, (row, d_model)."""
+    if of == "cls" and config.classifier != "token":
+        raise InputError("of='cls': this model has no CLS token, it averages all of them; use of='auto'")
     pooled = output.get("pooler_output")
     if of != "cls" and pooled is not None:
         return "pooler output", pooled
     hidden = output.get("last_hidden_state")
     if of != "pooler" and hidden is not None:
-        return "CLS token", hidden.select(1, 0)
+        return _summary_name(config), make_summary(config)(hidden, config.grid)
     if of != "pooler" and not config.num_labels and output.get("logits") is not None:
-        return "CLS token", output.logits  # a classifier that was left out passes the CLS token on
+        return _summary_name(config), output.logits  # a classifier that was left out passes it on
     raise InputError(f"the model's output has no embedding of={of!r}: use a VivitModel (with its pooler)")
+
+
+def _summary_name(config: VivitConfig) -> str:
+    if config.spatial_only_baseline:
+        return "mean of the CLS tokens"
+    return "CLS token" if config.classifier == "token" else "mean of all tokens"
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,16 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vivit_lab.hooks.axial import AxialRecord
 from vivit_lab.hooks.inputs import Pixels, as_pixel_values
 from vivit_lab.hooks.record import AttentionRecord
-from vivit_lab.hooks.recorder import check_layers, evaluating, record_provenance
+from vivit_lab.hooks.recorder import check_layers, evaluating, record_layouts, record_provenance
 from vivit_lab.hooks.switched import Switch
 from vivit_lab.model.attention import AttentionParts
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
-from vivit_lab.model.encoder import Encoded, expand_head_mask
+from vivit_lab.model.encoder import Encoded
 from vivit_lab.video.clip import Clip
 
-__all__ = ["Pass", "ValueRecord", "frozen", "record_values", "run_pass", "without_graph"]
+__all__ = ["AxialValueRecord", "Pass", "ValueRecord", "frozen", "record_values", "run_pass", "without_graph"]
 
 _LEARNING = Switch("requires_grad")
 
@@ -45,6 +46,11 @@ class ValueRecord(AttentionRecord):
         parts = [*self.values.values(), *self.states.values()]
         parts += [] if self.final_state is None else [self.final_state]
         return super().nbytes + sum(part.numel() * part.element_size() for part in parts)
+
+
+@dataclass(frozen=True, eq=False)
+class AxialValueRecord(AxialRecord, ValueRecord):
+    """A ``ValueRecord`` of a factorised model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,10 +112,11 @@ def run_pass(
             made_of.context.requires_grad_()
 
     encoded = model.encode(pixels, head_mask, False, states, interpolate_pos_encoding, collect=collect)
-    attention, count = model.attention_layers[0], len(model.blocks)
-    mask = expand_head_mask(head_mask, count, len(pixels), attention.num_heads, like=model.embed.cls_token)
+    attention, count, grid = model.attention_layers[0], len(model.blocks), encoded.grid
+    assert grid is not None, "the backbone tells the grid of what it encoded"
+    mask = model.head_mask_of(head_mask, len(pixels))
     fields = {
-        "grid": model.grid_of(pixels, interpolate_pos_encoding),
+        "grid": grid,
         "queries": {layer: part.query.detach() for layer, part in parts.items()},
         "keys": {layer: part.key.detach() for layer, part in parts.items()},
         "values": {layer: part.value.detach() for layer, part in parts.items()},
@@ -121,6 +128,7 @@ def run_pass(
         "frame_indices": given.frame_indices,
         "sources": given.sources,
         "provenance": record_provenance(model, parts[layers[0]].query.dtype),
+        **record_layouts(model, grid),
     }
     return Pass(parts, encoded, model.outputs_of(encoded), fields)
 
@@ -161,9 +169,11 @@ def record_values(
         last = None
         if final_state:  # what the model gives is after the final LayerNorm
             mask = done.fields["head_mask"]
-            last, _ = model.blocks[-1](hidden[-2], None if mask is None else mask.select(0, -1), False, None)
+            share = None if mask is None else mask.select(0, -1)
+            last, _ = model.blocks[-1](hidden[-2], share, False, None, done.encoded.grid)
     states = {layer: hidden[layer] for layer in wanted}
-    return ValueRecord(**done.fields, output=without_graph(done.output), states=states, final_state=last)
+    kind = AxialValueRecord if "layouts" in done.fields else ValueRecord
+    return kind(**done.fields, output=without_graph(done.output), states=states, final_state=last)
 
 
 def without_graph(output: Any) -> Any:

@@ -7,7 +7,7 @@ multiplying its pattern, because the context is linear in the pattern; so it wor
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
@@ -17,8 +17,10 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vivit_lab.errors import BackendError
+from vivit_lab.grid import TokenGrid
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.model.hook_point import HookPoint
+from vivit_lab.model.pruned import put_back, take_heads
 
 __all__ = ["Attention", "AttentionParts", "attention_pattern", "fused_attention_with_lse"]
 
@@ -56,8 +58,11 @@ def attention_pattern(
     Returns:
         (batch, head, query, key); every row sums to 1.
     """
-    scores = torch.matmul(query, key.transpose(-1, -2)) * scale
-    return functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    return _softmax(torch.matmul(query, key.transpose(-1, -2)) * scale)
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    return functional.softmax(scores, dim=-1, dtype=torch.float32).to(scores.dtype)
 
 
 def fused_attention_with_lse(
@@ -89,18 +94,23 @@ def fused_attention_with_lse(
 
 
 class Attention(nn.Module):
-    """Self-attention of one block, with hook points on q, k, v and z.
+    """Self-attention of one block, with hook points on all that it computes.
+
+    A hook on the scores or the pattern makes this layer eager; one on the result has it computed head by head.
 
     Args:
         config: the model's configuration.
 
     Attributes:
         implementation: ``"eager"``, ``"sdpa"`` or ``"flash_attention_2"`` (SDPA pinned to its flash kernel).
+        num_heads: heads that are there; ``born_heads`` before any was pruned.
+        kept_heads: which they are, by the numbers they were born with; None where none was pruned.
     """
 
     def __init__(self, config: VivitConfig) -> None:
         super().__init__()
-        self.num_heads = config.num_attention_heads
+        self.num_heads = self.born_heads = config.num_attention_heads
+        self.kept_heads: tuple[int, ...] | None = None
         self.head_dim = config.head_dim
         self.scale = self.head_dim**-0.5
         self.dropout_prob = config.attention_probs_dropout_prob
@@ -114,6 +124,14 @@ class Attention(nn.Module):
         self.hook_k = HookPoint()
         self.hook_v = HookPoint()
         self.hook_z = HookPoint()
+        self.hook_attn_scores = HookPoint()
+        self.hook_pattern = HookPoint()
+        self.hook_result = HookPoint()
+
+    @property
+    def pattern_hooked(self) -> bool:
+        """Whether a hook wants this layer's scores or pattern, so that it cannot be fused."""
+        return self.hook_attn_scores.hooked or self.hook_pattern.hooked
 
     def forward(
         self,
@@ -121,43 +139,83 @@ class Attention(nn.Module):
         head_mask: Tensor | None = None,
         need_pattern: bool = False,
         collect: Callable[[AttentionParts], None] | None = None,
+        grid: TokenGrid | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend.
 
         Args:
             x: (batch, token, d_model), normalised.
-            head_mask: broadcastable to (batch, head, 1, 1); multiplies each head, 1 keeps.
+            head_mask: (batch or 1, head, 1, 1), of the heads as they were before any was pruned; multiplies each head,
+                1 keeps.
             need_pattern: compute this layer eagerly and return its pattern, whatever the implementation.
             collect: called with what the layer was made of, before the head mask.
+            grid: of the clips, for attention along one of its axes; joint attention needs none.
 
         Returns:
             (batch, token, d_model) before dropout, and the pattern after the mask (batch, head, query, key) or None.
 
         Raises:
-            BackendError: the flash kernel was asked for and there is none for this input.
+            BackendError: the flash kernel was asked for and there is none for this input; or a hook changes the pattern
+                while ``collect`` waits for queries and keys that would tell another one.
         """
         split = "batch token (head d_head) -> batch token head d_head"
-        query = self.hook_q(rearrange(self.q(x), split, head=self.num_heads)).transpose(1, 2)
-        key = self.hook_k(rearrange(self.k(x), split, head=self.num_heads)).transpose(1, 2)
-        value = self.hook_v(rearrange(self.v(x), split, head=self.num_heads)).transpose(1, 2)
-        pattern, lse = None, None
-        if need_pattern or self.implementation == "eager":
-            pattern = attention_pattern(query, key, self.scale)
-            pattern = functional.dropout(pattern, self.dropout_prob, self.training)
-            context = torch.matmul(pattern, value)
-        else:
-            context, lse = self._fused(query, key, value, want_lse=collect is not None)
+        query = self.hook_q(rearrange(self.q(x), split, d_head=self.head_dim)).transpose(1, 2)
+        key = self.hook_k(rearrange(self.k(x), split, d_head=self.head_dim)).transpose(1, 2)
+        value = self.hook_v(rearrange(self.v(x), split, d_head=self.head_dim)).transpose(1, 2)
+        context, pattern, lse = self._attend(query, key, value, need_pattern, collect is not None, grid)
         if collect is not None:
-            collect(AttentionParts(query, key, value, context, lse))
+            parts = AttentionParts(query, key, value, context, lse)
+            if self.kept_heads is not None:
+                parts = put_back(parts, self.kept_heads, self.born_heads)
+            collect(parts)
+            context = take_heads(parts.context, self.kept_heads)
         if head_mask is not None:
+            head_mask = take_heads(head_mask, self.kept_heads)
             context = context * head_mask
-            pattern = pattern * head_mask if need_pattern and pattern is not None else None
-        context = rearrange(
-            self.hook_z(context.transpose(1, 2)), "batch token head d_head -> batch token (head d_head)"
-        )
-        return self.o(context), pattern if need_pattern else None
+            pattern = self.masked(pattern, head_mask) if need_pattern and pattern is not None else None
+        return self._output(self.hook_z(context.transpose(1, 2))), pattern if need_pattern else None
+
+    def masked(self, pattern: Any, head_mask: Tensor) -> Any:
+        """Return the pattern after the head mask."""
+        return pattern * head_mask
+
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, need_pattern: bool, recording: bool, grid: TokenGrid | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return the context, and the pattern and log-sum-exp where they came with it."""
+        if need_pattern or self.implementation == "eager" or self.pattern_hooked:
+            pattern = self._pattern(query, key, fixed=recording)
+            return torch.matmul(pattern, value), pattern, None
+        context, lse = self._fused(query, key, value, want_lse=recording)
+        return context, None, lse
+
+    def head_results(self, z: Float[Tensor, "batch token head d_head"]) -> Float[Tensor, "batch token head d_model"]:
+        """Return what each head adds to the residual stream, without the output bias."""
+        weight = rearrange(self.o.weight, "d_model (head d_head) -> head d_head d_model", d_head=self.head_dim)
+        return torch.einsum("...hd,hdm->...hm", z, weight)
+
+    def _output(self, z: Tensor) -> Tensor:
+        if self.hook_result.hooked:
+            result, edited = self.head_results(z), self.hook_result.edited
+            result = self.hook_result(result)
+            if edited:
+                return result.sum(dim=2) + self.o.bias
+        return self.o(rearrange(z, "batch token head d_head -> batch token (head d_head)"))
+
+    def _pattern(self, query: Tensor, key: Tensor, *, fixed: bool, points: Any = None) -> Tensor:
+        """The pattern after dropout and the hooks at ``points``; ``fixed`` refuses hooks that change it."""
+        points = points or self
+        if not self.pattern_hooked:
+            pattern = attention_pattern(query, key, self.scale)
+            return functional.dropout(pattern, self.dropout_prob, self.training)
+        scores = torch.matmul(query, key.transpose(-1, -2)) * self.scale
+        pattern = _softmax(_hooked(points.hook_attn_scores, scores, fixed=fixed))
+        pattern = functional.dropout(pattern, self.dropout_prob, self.training)
+        return _hooked(points.hook_pattern, pattern, fixed=fixed)
 
     def _fused(self, query: Tensor, key: Tensor, value: Tensor, *, want_lse: bool) -> tuple[Tensor, Tensor | None]:
+        if not query.shape[1]:
+            return value, None  # all heads were pruned; kernels fail on none
         dropout = self.dropout_prob if self.training else 0.0
         if want_lse and not dropout:
             both = fused_attention_with_lse(query, key, value, self.scale)
@@ -178,3 +236,16 @@ class Attention(nn.Module):
                 f"{dropped}: use attn_implementation='sdpa', which chooses a kernel that fits ({error})"
             ) from error
         return fused, None
+
+
+def _hooked(point: HookPoint, tensor: Tensor, *, fixed: bool) -> Tensor:
+    if not (fixed and point.edited):
+        return point(tensor)
+    version = None if tensor.is_inference() else tensor._version
+    result = point(tensor)
+    if result is not tensor or version is None or tensor._version != version:
+        raise BackendError(
+            f"a hook changes {point.name or 'an attention pattern'}, but a record is being taken of the queries and "
+            "keys, which would tell another pattern: read the pattern with run_with_cache(names_filter=...) instead"
+        )
+    return result

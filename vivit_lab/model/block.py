@@ -6,15 +6,18 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from vivit_lab.grid import TokenGrid
 from vivit_lab.model.activations import ACTIVATIONS
 from vivit_lab.model.attention import Attention, AttentionParts
 from vivit_lab.model.config import VivitConfig
+from vivit_lab.model.hook_point import HookPoint
+from vivit_lab.model.layer_norm import LayerNorm
 
 __all__ = ["MLP", "Block"]
 
 
 class MLP(nn.Module):
-    """Two linear layers with an activation between.
+    """Two linear layers with an activation between, and hook points before and after it.
 
     Args:
         config: the model's configuration.
@@ -26,26 +29,35 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
         self.activation = ACTIVATIONS[config.hidden_act]
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.hook_pre = HookPoint()
+        self.hook_post = HookPoint()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, token, d_model) to the same shape."""
-        return self.dropout(self.fc2(self.dropout(self.activation(self.fc1(x)))))
+        hidden = self.hook_post(self.activation(self.hook_pre(self.fc1(x))))
+        return self.dropout(self.fc2(self.dropout(hidden)))
 
 
 class Block(nn.Module):
-    """x + attention(LN(x)), then x + MLP(LN(x)).
+    """x + attention(LN(x)), then x + MLP(LN(x)), with hook points on the residual stream and both branches.
 
     Args:
         config: the model's configuration.
+        attention: the attention layer; None makes a joint one.
     """
 
-    def __init__(self, config: VivitConfig) -> None:
+    def __init__(self, config: VivitConfig, attention: Attention | None = None) -> None:
         super().__init__()
-        self.ln1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.attn = Attention(config)
-        self.ln2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.ln1 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attn = Attention(config) if attention is None else attention
+        self.ln2 = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = MLP(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.hook_resid_pre = HookPoint()
+        self.hook_resid_mid = HookPoint()
+        self.hook_resid_post = HookPoint()
+        self.hook_attn_out = HookPoint()
+        self.hook_mlp_out = HookPoint()
 
     def forward(
         self,
@@ -53,11 +65,13 @@ class Block(nn.Module):
         head_mask: Tensor | None = None,
         need_pattern: bool = False,
         collect: Callable[[AttentionParts], None] | None = None,
+        grid: TokenGrid | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Return the residual stream (batch, token, d_model), and the pattern where it was asked for.
 
         The arguments are those of ``Attention.forward``.
         """
-        attended, pattern = self.attn(self.ln1(x), head_mask, need_pattern, collect)
-        x = x + self.dropout(attended)
-        return x + self.mlp(self.ln2(x)), pattern
+        x = self.hook_resid_pre(x)
+        attended, pattern = self.attn(self.ln1(x), head_mask, need_pattern, collect, grid)
+        x = self.hook_resid_mid(x + self.hook_attn_out(self.dropout(attended)))
+        return self.hook_resid_post(x + self.hook_mlp_out(self.mlp(self.ln2(x)))), pattern

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vivit_lab.checkpoints.files import TensorEntry, TensorSource
-from vivit_lab.checkpoints.huggingface import LoadPlan, match_tensors
+from vivit_lab.checkpoints.huggingface import LoadPlan, match_tensors, own_name
 from vivit_lab.errors import CheckpointError
 from vivit_lab.model.config import VivitConfig
 
@@ -52,8 +52,14 @@ def build_model(
     with torch.device("meta"):  # shapes only: no memory, and no time spent on drawing weights
         model = kind(config, **(arguments or {}))
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    # attention without heads has nothing to fill; a checkpoint may have a head of zeros there
+    empty = {name for name, shape in shapes.items() if 0 in shape}
     plan = match_tensors(
-        source.shapes, shapes, origin=origin, model=kind.__name__, ignore_mismatched_sizes=ignore_mismatched_sizes
+        {name: shape for name, shape in source.shapes.items() if own_name(name) not in empty},
+        {name: shape for name, shape in shapes.items() if name not in empty},
+        origin=origin,
+        model=kind.__name__,
+        ignore_mismatched_sizes=ignore_mismatched_sizes,
     )
     _fill(model, plan, source, dtype, device, progress)
     assert not any(buffer.is_meta for buffer in model.buffers()), "a buffer has no values after loading"

@@ -19,7 +19,7 @@ __all__ = ["VivitForVideoClassification", "VivitModel"]
 
 
 class Pooler(nn.Module):
-    """tanh(dense(CLS)).
+    """tanh(dense(CLS)), or of the mean of all tokens where the model has no CLS.
 
     Args:
         config: the model's configuration.
@@ -30,8 +30,8 @@ class Pooler(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, token, d_model) to (batch, d_model)."""
-        return torch.tanh(self.dense(x.select(1, 0)))
+        """Map (batch, d_model) to the same shape."""
+        return torch.tanh(self.dense(x))
 
 
 class VivitModel(VivitPreTrainedModel):
@@ -90,7 +90,7 @@ class VivitModel(VivitPreTrainedModel):
 
     def outputs_of(self, encoded: Encoded) -> VivitModelOutput:
         """Return the output that the backbone's result gives."""
-        pooled = None if self.pooler is None else self.pooler(encoded.last_hidden_state)
+        pooled = None if self.pooler is None else self.pooler(self.summary_of(encoded))
         return VivitModelOutput(encoded.last_hidden_state, pooled, encoded.hidden_states, encoded.attentions)
 
 
@@ -145,8 +145,25 @@ class VivitForVideoClassification(VivitPreTrainedModel):
 
     def outputs_of(self, encoded: Encoded) -> VideoClassifierOutput:
         """Return the output, without a loss, that the backbone's result gives."""
-        logits = self.classifier(encoded.last_hidden_state.select(1, 0))
+        logits = self.classifier(self.summary_of(encoded))
         return VideoClassifierOutput(None, logits, encoded.hidden_states, encoded.attentions)
+
+    def split_logits(self, logits: Float[Tensor, "*batch num_labels"]) -> dict[str, Tensor]:
+        """Return the logits of each group of classes, where several classifiers stand side by side.
+
+        Args:
+            logits: (…, num_labels).
+
+        Returns:
+            Name of the group → (…, classes of the group), in the order of ``config.label_groups``.
+
+        Raises:
+            ConfigError: the configuration has no ``label_groups``.
+        """
+        groups = self.config.label_groups
+        if groups is None:
+            raise ConfigError("this model has one group of classes: config.label_groups is None")
+        return dict(zip(groups, logits.split(list(groups.values()), dim=-1), strict=True))
 
 
 def classification_loss(

@@ -16,6 +16,7 @@ from vivit_lab.checkpoints.labels import with_kinetics_labels
 from vivit_lab.errors import CheckpointWarning, ConfigError, GridError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.model.activations import ACTIVATIONS
+from vivit_lab.model.variants import VARIANT_FIELDS, check_variant, layer_axes, written_fields
 
 __all__ = ["ATTENTION_IMPLEMENTATIONS", "PROBLEM_TYPES", "VivitConfig"]
 
@@ -32,12 +33,21 @@ _FOREIGN = {
     "gradient_checkpointing",
     "is_decoder", "is_encoder_decoder", "length_penalty", "max_length", "min_length", "model_type",
     "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_return_sequences", "output_attentions",
-    "output_hidden_states", "output_scores", "pad_token_id", "prefix", "pruned_heads", "remove_invalid_values",
+    "output_hidden_states", "output_scores", "pad_token_id", "prefix", "remove_invalid_values",
     "repetition_penalty", "return_dict", "return_dict_in_generate", "sep_token_id", "suppress_tokens",
     "task_specific_params", "temperature", "tf_legacy_loss", "tie_encoder_decoder", "tie_word_embeddings",
     "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript", "transformers_version", "typical_p",
     "use_bfloat16", "use_cache", "video_size",
 }  # fmt: skip
+
+
+_VARIANT_NAMES = {"variant", "classifier", *VARIANT_FIELDS}
+
+# the model type of what transformers has no class for, so that it refuses the file instead of misreading it
+_OWN_TYPE = "vivit_lab"
+
+# layers without any head: transformers 4 cannot have them, and reads one head of zeros instead
+_CONSTANT = "vivit_lab_constant_attention"
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,7 @@ class VivitConfig:
         tubelet_size: what one token covers, (frames, pixel rows, pixel columns).
         num_channels: colour channels.
         hidden_size: width of the residual stream (d_model).
-        num_hidden_layers: number of blocks.
+        num_hidden_layers: number of blocks; see ``num_attention_layers`` for the other variants.
         num_attention_heads: heads in a block.
         intermediate_size: width of the MLP.
         hidden_act: activation of the MLP, a name of ``vivit_lab.model.activations.ACTIVATIONS``.
@@ -64,6 +74,16 @@ class VivitConfig:
         problem_type: which loss; None chooses by ``num_labels`` and the labels' dtype.
         attn_implementation: how attention is computed, ``"eager"``, ``"sdpa"`` or ``"flash_attention_2"``; not
             written to config.json.
+        variant: which of the paper's four models, see ``vivit_lab.model.variants``.
+        attention_order: which axis a block of ``factorized_self_attention_block`` attends along first,
+            ``"time_space"`` or ``"space_time"``.
+        num_temporal_layers: layers over time of ``factorized_encoder``.
+        classifier: ``"token"`` reads the CLS token, ``"gap"`` the mean of all tokens; None is what the variant has.
+        spatial_only_baseline: a ``factorized_encoder`` without temporal layers: its CLS tokens are averaged over time.
+        label_groups: name → number of classes, in order, where the logits are those of several classifiers side by
+            side (noun and verb of EPIC-KITCHENS); see ``VivitForVideoClassification.split_logits``.
+        pruned_heads: layer → the heads that were taken out of it for good, counted as before any was; see
+            ``prune_heads``.
         extra: fields of a config.json that do not change the model, kept to be written back.
 
     Raises:
@@ -88,6 +108,13 @@ class VivitConfig:
     id2label: dict[int, str] | None = field(default=None, hash=False)
     problem_type: str | None = None
     attn_implementation: str = "sdpa"
+    variant: str = "spacetime"
+    attention_order: str = "time_space"
+    num_temporal_layers: int = 4
+    classifier: str | None = None
+    spatial_only_baseline: bool = False
+    label_groups: dict[str, int] | None = field(default=None, hash=False)
+    pruned_heads: dict[int, tuple[int, ...]] = field(default_factory=dict, hash=False)
     extra: dict[str, Any] = field(default_factory=dict, repr=False, hash=False)
 
     def __post_init__(self) -> None:
@@ -98,7 +125,7 @@ class VivitConfig:
             raise ConfigError(f"tubelet_size must be three integers (frames, rows, columns), got {self.tubelet_size}")
         for name in ("image_size", "num_frames", "num_channels", "hidden_size", "num_hidden_layers"):
             self._check_positive(name)
-        for name in ("num_attention_heads", "intermediate_size"):
+        for name in ("num_attention_heads", "intermediate_size", "num_temporal_layers"):
             self._check_positive(name)
         if self.hidden_size % self.num_attention_heads:
             raise ConfigError(
@@ -114,7 +141,9 @@ class VivitConfig:
                 raise ConfigError(f"{name} must be a number, 0 or more, got {value!r}")
             if name.endswith("_prob") and value >= 1:
                 raise ConfigError(f"{name} must lie in [0, 1), got {value}")
+        object.__setattr__(self, "classifier", check_variant(self))
         self._check_labels()
+        self._check_pruned()
         try:
             self.grid  # noqa: B018 - builds the grid, to refuse sizes that do not divide
         except GridError as error:
@@ -143,6 +172,20 @@ class VivitConfig:
             raise ConfigError(f"num_labels must be 0 or a positive integer, got {count!r}")
         object.__setattr__(self, "num_labels", count)
         object.__setattr__(self, "id2label", names or {index: f"LABEL_{index}" for index in range(count)})
+        if self.label_groups is not None and sum(self.label_groups.values()) != count:
+            raise ConfigError(f"label_groups={self.label_groups} must add up to num_labels={count}")
+
+    def _check_pruned(self) -> None:
+        given = {int(layer): sorted({int(head) for head in heads}) for layer, heads in self.pruned_heads.items()}
+        layers, count = self.num_attention_layers, self.num_attention_heads
+        for layer, heads in given.items():
+            if not 0 <= layer < layers or any(not 0 <= head < count for head in heads):
+                raise ConfigError(
+                    f"pruned_heads names layer {layer}, heads {heads}; the model has layers 0..{layers - 1} of heads "
+                    f"0..{count - 1}"
+                )
+        pruned = {layer: tuple(given[layer]) for layer in sorted(given) if given[layer]}
+        object.__setattr__(self, "pruned_heads", pruned)
 
     @property
     def label2id(self) -> dict[str, int]:
@@ -152,7 +195,15 @@ class VivitConfig:
     @property
     def grid(self) -> TokenGrid:
         """The token grid of a clip of ``num_frames`` and ``image_size``."""
-        return TokenGrid.from_video(self.num_frames, self.image_size, self.image_size, self.tubelet_size)
+        size = self.image_size
+        return TokenGrid.from_video(
+            self.num_frames, size, size, self.tubelet_size, cls_token=self.classifier == "token"
+        )
+
+    @property
+    def num_attention_layers(self) -> int:
+        """Attention layers, each of them one of ``model.blocks``, in all parts of the variant."""
+        return len(layer_axes(self))
 
     @property
     def head_dim(self) -> int:
@@ -172,6 +223,8 @@ class VivitConfig:
             changes["id2label"] = None
         if "id2label" in changes and "num_labels" not in changes:
             changes["num_labels"] = None
+        if changes.get("variant", self.variant) != self.variant:
+            changes = {"classifier": None, **changes}  # each variant has its own default
         return replace(self, **changes)
 
     @classmethod
@@ -179,20 +232,18 @@ class VivitConfig:
         """Read the contents of a ``config.json`` as transformers 4 or 5 writes it.
 
         Raises:
-            ConfigError: it is another model's or quantised, a field has a value no ViViT can have, or heads were pruned
-                from it.
+            ConfigError: it is another model's or quantised, or a field has a value no ViViT can have.
 
         Warns:
             CheckpointWarning: it has fields that are not known, which have no effect here.
         """
         values = dict(values)
         kind = values.pop("model_type", "vivit")
-        if kind != "vivit":
+        if kind not in ("vivit", _OWN_TYPE):
             raise ConfigError(f"wanted a ViViT's config.json (model_type 'vivit'), got {kind!r}")
-        if values.get("pruned_heads"):
-            raise ConfigError(
-                f"this checkpoint has pruned heads {values['pruned_heads']}, which cannot be loaded; save it unpruned"
-            )
+        pruned = {int(layer): tuple(heads) for layer, heads in (values.pop("pruned_heads", None) or {}).items()}
+        for layer in values.pop(_CONSTANT, ()):  # written with a head of zeros, which transformers wants
+            pruned[int(layer)] = tuple(range(values.get("num_attention_heads", cls.num_attention_heads)))
         label2id = values.pop("label2id", None)
         if label2id and not values.get("id2label"):
             values["id2label"] = {index: name for name, index in label2id.items()}
@@ -213,7 +264,7 @@ class VivitConfig:
         if unknown:  # a file may come from a fork or a newer release: it loads, but never in silence
             warnings.warn(f"{_unknown_message(unknown)}; kept, but without effect", CheckpointWarning, stacklevel=2)
             extra |= {name: values.pop(name) for name in unknown}
-        return cls(**values, extra=extra)
+        return cls(**values, pruned_heads=pruned, extra=extra)
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str], **where: Any) -> VivitConfig:
@@ -237,11 +288,23 @@ class VivitConfig:
         text = json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
         (Path(directory) / "config.json").write_text(text, encoding="utf-8")
 
+    def _pruned_fields(self) -> dict[str, Any]:
+        """Return ``pruned_heads`` as transformers 4 reads it, which leaves each layer a head at least."""
+        constant = [layer for layer, heads in self.pruned_heads.items() if len(heads) == self.num_attention_heads]
+        written = {
+            str(layer): list(heads[1:] if layer in constant else heads) for layer, heads in self.pruned_heads.items()
+        }
+        return {"pruned_heads": written, **({_CONSTANT: constant} if constant else {})}
+
     def to_dict(self) -> dict[str, Any]:
         """Return the contents of a ``config.json`` that transformers reads."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        for name in ("extra", "attn_implementation", "num_labels"):
+        for name in ("extra", "attn_implementation", "num_labels", "pruned_heads"):
             values.pop(name)
+        own = written_fields(self)
+        values = {name: value for name, value in values.items() if name in own or name not in _VARIANT_NAMES}
+        if self.pruned_heads:
+            values |= self._pruned_fields()
         values["tubelet_size"] = list(self.tubelet_size)
         values["id2label"] = {str(index): name for index, name in (self.id2label or {}).items()}
         values["label2id"] = self.label2id
@@ -249,7 +312,9 @@ class VivitConfig:
             values.pop("problem_type")
         if "video_size" in self.extra:
             values["video_size"] = [self.num_frames, self.image_size, self.image_size]
-        return {**self.extra, "model_type": "vivit", **values}
+        if self.label_groups is None:
+            values.pop("label_groups")
+        return {**self.extra, "model_type": _OWN_TYPE if own else "vivit", **values}
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -8,13 +8,14 @@ from torch import Tensor, nn
 from vivit_lab.errors import InputError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.model.config import VivitConfig
+from vivit_lab.model.hook_point import HookPoint
 from vivit_lab.model.positions import interpolate_positions
 
 __all__ = ["Embeddings"]
 
 
 class Embeddings(nn.Module):
-    """Cut a clip into tubelets, project each, put CLS in front and add the positions.
+    """Cut a clip into tubelets, project each, put CLS in front where the model has one, and add the positions.
 
     Args:
         config: the model's configuration.
@@ -24,12 +25,19 @@ class Embeddings(nn.Module):
         super().__init__()
         self.grid = config.grid
         self.num_channels = config.num_channels
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
-        self.position = nn.Parameter(torch.zeros(1, self.grid.num_tokens, config.hidden_size))
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if self.grid.cls else None
+        self.position = nn.Parameter(torch.zeros(1, self.places.num_tokens, config.hidden_size))
         self.projection = nn.Conv3d(
             config.num_channels, config.hidden_size, kernel_size=config.tubelet_size, stride=config.tubelet_size
         )
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.hook_embed = HookPoint()
+        self.hook_pos_embed = HookPoint()
+
+    @property
+    def places(self) -> TokenGrid:
+        """The grid that the positions were learned on."""
+        return self.grid
 
     def grid_of(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> TokenGrid:
         """Return the token grid that a batch of clips will have, or say what is wrong with the batch.
@@ -59,7 +67,7 @@ class Embeddings(nn.Module):
                 f"pixel_values must be {form}, got {shape}: axis 2 holds {shape[2]} channels; "
                 "channels come before height and width, after frames"
             )
-        grid = TokenGrid.from_video(shape[1], shape[3], shape[4], wanted.tubelet)
+        grid = TokenGrid.from_video(shape[1], shape[3], shape[4], wanted.tubelet, cls_token=wanted.cls)
         if grid != wanted and not interpolate_pos_encoding:
             raise InputError(
                 f"pixel_values must be {form}, got {shape}: use a processor and sampling of that size, or pass "
@@ -72,5 +80,18 @@ class Embeddings(nn.Module):
         grid = self.grid_of(pixel_values, interpolate_pos_encoding)
         video = pixel_values.to(self.projection.weight.dtype).transpose(1, 2)  # (batch, channels, frames, ...)
         tokens = self.projection(video).flatten(2).transpose(1, 2)
-        tokens = torch.cat((self.cls_token.expand(tokens.shape[0], -1, -1), tokens), dim=1)
-        return self.dropout(tokens + interpolate_positions(self.position, self.grid.shape, grid.shape))
+        tokens = self.hook_embed(self.sequence_of(tokens, grid))
+        positions = self.positions_of(grid)
+        if self.hook_pos_embed.hooked:  # one for each clip, which a hook may write into without changing the parameter
+            positions = self.hook_pos_embed(positions.repeat(len(tokens), 1, 1))
+        return self.dropout(tokens + positions)
+
+    def sequence_of(self, tubelets: Tensor, grid: TokenGrid) -> Tensor:
+        """Return the model's sequence (batch, token, d_model) of tubelets (batch, t·h·w, d_model)."""
+        if self.cls_token is None:
+            return tubelets
+        return torch.cat((self.cls_token.expand(tubelets.shape[0], -1, -1), tubelets), dim=1)
+
+    def positions_of(self, grid: TokenGrid) -> Tensor:
+        """Return the positions (1, token, d_model) of the sequence of a grid."""
+        return interpolate_positions(self.position, self.grid.shape, grid.shape, cls=self.grid.cls)

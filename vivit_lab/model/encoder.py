@@ -16,10 +16,16 @@ from vivit_lab.errors import ConfigError, InputError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.memory import require_bytes
 from vivit_lab.model.attention import Attention, AttentionParts
-from vivit_lab.model.block import Block
 from vivit_lab.model.config import ATTENTION_IMPLEMENTATIONS, VivitConfig
-from vivit_lab.model.embeddings import Embeddings
+from vivit_lab.model.factorized import make_blocks, make_embeddings, make_summary
+from vivit_lab.model.head_mask import expand_head_mask
+from vivit_lab.model.hook_names import layer_index
+from vivit_lab.model.hook_point import has_hooks
+from vivit_lab.model.hooked import HookedMixin
+from vivit_lab.model.layer_norm import LayerNorm
 from vivit_lab.model.pretrained import PretrainedMixin
+from vivit_lab.model.pruned import heads_left, keep_heads, present_heads
+from vivit_lab.model.variants import layer_layouts
 
 __all__ = ["Encoded", "VivitPreTrainedModel", "expand_head_mask"]
 
@@ -30,9 +36,10 @@ class Encoded(NamedTuple):
     last_hidden_state: Tensor
     hidden_states: tuple[Tensor, ...] | None
     attentions: tuple[Tensor, ...] | None
+    grid: TokenGrid | None = None
 
 
-class VivitPreTrainedModel(PretrainedMixin, nn.Module):
+class VivitPreTrainedModel(PretrainedMixin, HookedMixin, nn.Module):
     """Backbone that ``VivitModel`` and ``VivitForVideoClassification`` share; module paths are the hook names.
 
     Args:
@@ -44,9 +51,15 @@ class VivitPreTrainedModel(PretrainedMixin, nn.Module):
         self.config = config
         self.gradient_checkpointing = False
         self._checkpoint_options: dict[str, Any] = {"use_reentrant": False}
-        self.embed = Embeddings(config)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
-        self.ln_final = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        embed = make_embeddings(config)
+        # the embeddings' own hook points, under the names that other libraries give them
+        self.hook_embed, self.hook_pos_embed = embed.hook_embed, embed.hook_pos_embed
+        self.embed = embed
+        self.blocks = nn.ModuleList(make_blocks(config))
+        for layer in config.pruned_heads:
+            keep_heads(self.attention_layers[layer], heads_left(config, layer))
+        self.ln_final = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self._summary = make_summary(config)
 
     def init_weights(self) -> None:
         """Draw new weights from the default generator: normal(0, initializer_range), biases, CLS and positions 0."""
@@ -58,19 +71,19 @@ class VivitPreTrainedModel(PretrainedMixin, nn.Module):
             elif isinstance(module, nn.LayerNorm):
                 nn.init.ones_(module.weight)
                 nn.init.zeros_(module.bias)
-            elif isinstance(module, Embeddings):
-                nn.init.zeros_(module.cls_token)
-                nn.init.zeros_(module.position)
+        for name, parameter in self.named_parameters():
+            if name.endswith(("cls_token", "position")):
+                nn.init.zeros_(parameter)
 
     @property
     def device(self) -> torch.device:
         """The device of the parameters."""
-        return self.embed.cls_token.device
+        return self.embed.position.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the parameters."""
-        return self.embed.cls_token.dtype
+        return self.embed.position.dtype
 
     @property
     def attention_layers(self) -> list[Attention]:
@@ -114,6 +127,24 @@ class VivitPreTrainedModel(PretrainedMixin, nn.Module):
         """Return the token grid of a batch (batch, frames, channels, height, width), or raise what is wrong with it."""
         return self.embed.grid_of(pixel_values, interpolate_pos_encoding)
 
+    def summary_of(self, encoded: Encoded) -> Tensor:
+        """Return the vector (batch, d_model) that stands for the clip: its CLS token, or the mean of its tokens."""
+        return self._summary(encoded.last_hidden_state, encoded.grid or self.config.grid)
+
+    def head_mask_of(self, head_mask: Any, batch: int) -> Tensor | None:
+        """Return what a record of a pass keeps as its mask: (layers, batch or 1, heads, 1, 1), or None for no effect.
+
+        Heads are counted as before any was pruned, and those that were are masked out.
+
+        Args:
+            head_mask: as for the models' ``forward``.
+            batch: number of clips.
+        """
+        like, layers, heads = self.embed.position, len(self.blocks), self.config.num_attention_heads
+        mask = expand_head_mask(head_mask, layers, batch, heads, like=like)
+        present = expand_head_mask(present_heads(self.config, like), layers, batch, heads, like=like)
+        return mask if present is None else present if mask is None else mask * present
+
     def encode(
         self,
         pixel_values: Tensor | None,
@@ -138,32 +169,120 @@ class VivitPreTrainedModel(PretrainedMixin, nn.Module):
         if output_hidden_states is None:
             output_hidden_states = bool(stored.get("output_hidden_states"))
         batch = pixel_values.shape[0]
-        if wanted:
-            self._check_memory(len(wanted), batch, grid)
+        if wanted or any(attention.pattern_hooked for attention in self.attention_layers):
+            self._check_memory(wanted, batch, grid)
         sizes = (len(self.blocks), batch, self.config.num_attention_heads)
-        mask = expand_head_mask(head_mask, *sizes, like=self.embed.cls_token)
+        mask = expand_head_mask(head_mask, *sizes, like=self.embed.position)
         x = self.embed(pixel_values, interpolate_pos_encoding)
-        hidden_states, patterns = [x], {}
-        masks = [None] * len(self.blocks) if mask is None else mask.unbind()
-        for layer, (block, mask) in enumerate(zip(self.blocks, masks, strict=True)):
-            listen = None if collect is None else partial(collect, layer)
-            if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-                x, pattern = cast(
-                    "Any", checkpoint(block, x, mask, layer in wanted, listen, **self._checkpoint_options)
-                )
-            else:
-                x, pattern = block(x, mask, layer in wanted, listen)
-            if output_hidden_states:
-                hidden_states.append(x)
-            if pattern is not None:
-                patterns[layer] = pattern
+        hidden_states = [x]
+        x, patterns = self.run_blocks(
+            x,
+            mask,
+            grid=grid,
+            wanted=wanted,
+            collect=collect,
+            keep=hidden_states.append if output_hidden_states else None,
+        )
         x = self.ln_final(x)
         hidden_states[-1] = x  # as transformers 4.56 has it: the last entry is after the final LayerNorm
         return Encoded(
             x,
             tuple(hidden_states) if output_hidden_states else None,
             tuple(patterns[layer] for layer in wanted) if wanted else None,
+            grid,
         )
+
+    def run_blocks(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        *,
+        grid: TokenGrid | None = None,
+        start: int = 0,
+        stop: int | None = None,
+        wanted: Sequence[int] = (),
+        collect: Callable[[int, AttentionParts], None] | None = None,
+        keep: Callable[[Tensor], None] | None = None,
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Run some blocks on a residual stream.
+
+        Args:
+            x: (batch, token, d_model).
+            mask: what ``expand_head_mask`` gives, for all layers.
+            grid: of the clips; None is the configuration's.
+            start: the first block.
+            stop: the block before which to stop; None for all.
+            wanted: layers whose pattern to return.
+            collect: called with each layer's index and what its attention was made of.
+            keep: called with each block's output.
+
+        Returns:
+            The residual stream (batch, token, d_model), and layer → pattern.
+        """
+        patterns: dict[int, Tensor] = {}
+        masks = [None] * len(self.blocks) if mask is None else mask.unbind()
+        saving = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
+        for layer, (block, mask) in list(enumerate(zip(self.blocks, masks, strict=True)))[start:stop]:
+            listen = None if collect is None else partial(collect, layer)
+            given = (x, mask, layer in wanted, listen, grid)
+            if saving and not has_hooks(block):  # a hook runs once, so what it sees is not computed again
+                x, pattern = cast("Any", checkpoint(block, *given, **self._checkpoint_options))
+            else:
+                x, pattern = block(*given)
+            if keep is not None:
+                keep(x)
+            if pattern is not None:
+                patterns[layer] = pattern
+        return x, patterns
+
+    def run_part(
+        self,
+        inputs: Tensor,
+        head_mask: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        *,
+        start_at_layer: int | None = None,
+        stop_at_layer: int | None = None,
+    ) -> Any:
+        """Run some of the layers, as ``run_with_cache`` describes.
+
+        Args:
+            inputs: pixel values, or with ``start_at_layer`` the residual stream that enters it, (batch, token,
+                d_model).
+            head_mask: as for the model's forward.
+            interpolate_pos_encoding: as for the model's forward.
+            start_at_layer: the first layer; None begins with the embeddings.
+            stop_at_layer: the layer before which to stop; None goes to the output.
+
+        Returns:
+            The residual stream before ``stop_at_layer``, or the model's output.
+
+        Raises:
+            InputError: there is no such layer, or the inputs do not fit.
+        """
+        count, width = len(self.blocks), self.config.hidden_size
+        start = 0 if start_at_layer is None else layer_index("start_at_layer", start_at_layer, count - 1, count)
+        stop = None if stop_at_layer is None else layer_index("stop_at_layer", stop_at_layer, count, count)
+        if stop is not None and stop < start:
+            raise InputError(f"stop_at_layer={stop_at_layer} lies before start_at_layer={start_at_layer}")
+        grid = None  # a residual stream is one of the configuration's grid
+        if start_at_layer is None:
+            grid = self.grid_of(inputs, interpolate_pos_encoding)  # says what is wrong with them
+            x = self.embed(inputs, interpolate_pos_encoding)
+        elif inputs.ndim == 3 and inputs.shape[2] == width:
+            x = inputs
+        else:
+            raise InputError(
+                f"start_at_layer wants the residual stream (batch, token, {width}) that enters the layer, got "
+                f"{tuple(inputs.shape)}"
+            )
+        mask = expand_head_mask(head_mask, count, len(x), self.config.num_attention_heads, like=self.embed.position)
+        x, _ = self.run_blocks(x, mask, grid=grid, start=start, stop=stop)
+        return x if stop is not None else self.outputs_of(Encoded(self.ln_final(x), None, None, grid))
+
+    def outputs_of(self, encoded: Encoded) -> Any:
+        """Return the output that the backbone's result gives; each model has its own."""
+        return encoded
 
     def _pattern_layers(self, output_attentions: bool | Sequence[int] | None) -> list[int]:
         count = len(self.blocks)
@@ -180,45 +299,23 @@ class VivitPreTrainedModel(PretrainedMixin, nn.Module):
             raise InputError(f"output_attentions names layers {wrong}; the model has layers 0..{count - 1}")
         return [layer % count for layer in layers]
 
-    def _check_memory(self, layers: int, batch: int, grid: TokenGrid) -> None:
-        tokens, heads = grid.num_tokens, self.config.num_attention_heads
+    def pattern_entries(self, layer: int, grid: TokenGrid) -> int:
+        """Return how many numbers a layer's pattern of one clip has, over all of its heads."""
+        heads = heads_left(self.config, layer)
+        return layer_layouts(self.config, grid)[layer].scores(heads, self.config.num_attention_heads)
+
+    def _check_memory(self, layers: list[int], batch: int, grid: TokenGrid) -> None:
+        hooked = [layer for layer, each in enumerate(self.attention_layers) if each.pattern_hooked]
+        entries = {layer: self.pattern_entries(layer, grid) for layer in (*layers, *hooked)}
+        heads = max(self.attention_layers[layer].num_heads for layer in entries)
         size = torch.finfo(self.dtype).bits // 8
         # beside the patterns that are kept, one layer's scores and its float32 softmax exist for a moment
-        wanted = batch * heads * tokens**2 * (layers * size + 4 + size)
+        wanted = batch * (sum(entries[layer] for layer in layers) * size + max(entries.values()) * (4 + size))
+        seen = f"{grid.num_tokens}² tokens" if self.config.variant == "spacetime" else f"{grid.num_tokens} tokens"
         require_bytes(
             wanted,
             self.device,
-            f"attentions of {layers} layers × {batch} clips × {heads} heads × {tokens}² tokens",
+            f"attentions of {len(layers) or 'hooked'} layers × {batch} clips × {heads} heads × {seen}",
             "use record_attention(model, pixel_values), which gives any row, column or head on demand, "
             "or output_attentions=[layer] for one layer",
         )
-
-
-def expand_head_mask(head_mask: Tensor | None, layers: int, batch: int, heads: int, like: Tensor) -> Tensor | None:
-    """Bring a head mask to (layers, batch or 1, heads, 1, 1), in the device and dtype of ``like``.
-
-    Args:
-        head_mask: (heads,) for all layers, (layers, heads), or Hugging Face's (layers, batch or 1, heads, 1, 1).
-        layers: number of layers.
-        batch: number of clips.
-        heads: number of heads.
-        like: a tensor whose device and dtype to take.
-
-    Raises:
-        InputError: the mask has another shape.
-    """
-    if head_mask is None:
-        return None
-    shape = tuple(head_mask.shape)
-    if shape == (heads,):
-        mask = head_mask.reshape(1, 1, heads, 1, 1).expand(layers, -1, -1, -1, -1)
-    elif shape == (layers, heads):
-        mask = head_mask.reshape(layers, 1, heads, 1, 1)
-    elif shape in ((layers, 1, heads, 1, 1), (layers, batch, heads, 1, 1)):
-        mask = head_mask
-    else:
-        raise InputError(
-            f"head_mask must be ({heads},), ({layers}, {heads}) or ({layers}, 1 or {batch} clips, {heads}, 1, 1): "
-            f"heads, layers × heads, or one for each clip; 1 keeps; got {shape}"
-        )
-    return mask.to(device=like.device, dtype=like.dtype)

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from vivit_lab.checkpoints.files import TensorSource, parse_dtype
-from vivit_lab.checkpoints.image_vit import ImageVit, inflate, read_image_vit
+from vivit_lab.checkpoints.image_vit import read_image_vit
 from vivit_lab.errors import ConfigError
 from vivit_lab.model.build import build_model
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.config import VivitConfig
+from vivit_lab.model.image_tensors import video_tensors
 from vivit_lab.model.load import parse_device
-from vivit_lab.model.positions import interpolate_positions
 
 __all__ = ["vivit_from_image_model"]
 
@@ -28,6 +28,8 @@ def vivit_from_image_model(
     image_size: int = 224,
     tubelet_frames: int = 2,
     init: str = "central_frame",
+    variant: str = "spacetime",
+    temporal_init: str | None = None,
     num_labels: int | None = None,
     num_attention_heads: int | None = None,
     dtype: torch.dtype | str = torch.float32,
@@ -48,13 +50,27 @@ def vivit_from_image_model(
     With t of them it gives the output of an image model that sees every patch t times: all t copies of a token come out
     equal, but CLS weighs against t times as many patches as it was trained with.
 
+    The other variants start, for any clip, as an image model applied to each time (each tubelet row):
+
+    - ``factorized_self_attention_block``: the image model without its CLS token, mean-pooled, averaged over time. The
+      attention along time begins as a copy of the image's with a zero output projection.
+    - ``factorized_encoder``: its classifier reads LN(mean over time of the normalised image vectors), the image model's
+      own vector where the clip is static. With ``spatial_only_baseline=True`` it reads exactly their average.
+    - ``factorized_dot_product_attention`` has no parameters of its own for time: half of the image's heads attend along
+      time from now on. A static clip gives the image model, without CLS and mean-pooled, whose first half of the heads
+      see their own patch only.
+
     Args:
         source: a transformers 4 or 5 state dict of ``ViTModel``, ``ViTForImageClassification`` or ``Dinov2Model``, a
             directory or Hub id of one, or its file of weights.
         num_frames: frames of a clip.
         image_size: height and width of a frame, in pixels; a multiple of the image model's patch.
         tubelet_frames: frames of a tubelet.
-        init: ``"central_frame"`` (the patch filter acts on one frame of a tubelet) or ``"inflate"`` (on their mean).
+        init: ``"central_frame"`` (the patch filter acts on one frame of a tubelet), ``"inflate"`` (on their mean) or
+            ``"random"`` (it is drawn anew from the default generator).
+        variant: which of the paper's four models; see ``vivit_lab.model.variants``.
+        temporal_init: ``"average"`` (default) as above, or ``"random"`` for a temporal attention drawn anew, in the two
+            variants that have one of its own.
         num_labels: None gives a ``VivitModel`` without pooler; a number gives a ``VivitForVideoClassification`` whose
             classifier is drawn anew (0 leaves it out).
         num_attention_heads: needed where there is no config.json, as weights do not tell it.
@@ -92,6 +108,7 @@ def vivit_from_image_model(
         "image_size": image_size,
         "tubelet_size": (tubelet_frames, *patch),
         "num_labels": num_labels or 0,
+        "variant": variant,
         **config,
     }
     settings = VivitConfig().replace(**fields)
@@ -101,7 +118,7 @@ def vivit_from_image_model(
     model, _ = build_model(
         kind,
         settings,
-        TensorSource.from_tensors(_video_tensors(image, settings, init)),
+        TensorSource.from_tensors(video_tensors(image, settings, init, temporal_init)),
         origin="the image model",
         dtype=parse_dtype(dtype),
         device=parse_device(device),
@@ -109,12 +126,3 @@ def vivit_from_image_model(
     )
     model.name_or_path = None if isinstance(source, Mapping) else os.fspath(source)
     return model
-
-
-def _video_tensors(image: ImageVit, config: VivitConfig, init: str) -> dict[str, Tensor]:
-    tensors = dict(image.tensors)
-    tensors["embed.projection.weight"] = inflate(tensors["embed.projection.weight"], config.tubelet_size[0], init)
-    t, h, w = config.grid.shape
-    position = interpolate_positions(tensors["embed.position"], (1, *image.grid), (1, h, w))
-    tensors["embed.position"] = torch.cat((position[:, :1], position[:, 1:].repeat(1, t, 1)), dim=1)
-    return tensors

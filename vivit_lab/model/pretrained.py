@@ -14,6 +14,8 @@ from vivit_lab.checkpoints.save import write_checkpoint
 from vivit_lab.errors import CheckpointWarning, InputError
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.model.load import load_checkpoint
+from vivit_lab.model.pruned import constant_placeholders
+from vivit_lab.model.variants import written_fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -140,6 +142,12 @@ class PretrainedMixin(nn.Module):
     ) -> list[Path]:
         """Write the model for transformers (4 and 5) and this package to read.
 
+        transformers has one of the paper's four variants, and no pooling of tokens. Others are written for this package
+        alone, under its own names and with ``model_type`` ``"vivit_lab"``, which transformers refuses.
+
+        A pruned model is written as transformers 4 knows it (``pruned_heads`` in config.json; a layer without any head
+        as one head of zeros, which changes nothing). transformers 5 cannot load it: it has no pruned heads.
+
         An error leaves an older checkpoint in the directory as it was, and old and new files are never mixed: see
         ``write_checkpoint``.
 
@@ -167,8 +175,10 @@ class PretrainedMixin(nn.Module):
                 "huggingface_hub.HfApi().upload_folder(repo_id=…, folder_path=…) or `hf upload`"
             )
         classifies = hasattr(self, "classifier")
-        state = self.state_dict()
-        tensors = {foreign_name(own, prefixed=classifies): tensor for own, tensor in state.items()}
+        state = constant_placeholders(self.state_dict(), self.config)
+        tensors = state
+        if not written_fields(self.config):  # transformers has no names for the rest
+            tensors = {foreign_name(own, prefixed=classifies): tensor for own, tensor in state.items()}
         contents = self.config.to_dict()
         # who wrote it and from where is no longer true, and one name for the dtype is enough
         for stale in ("_name_or_path", "transformers_version", "dtype"):

@@ -7,12 +7,20 @@ from typing import Any
 
 from vivit_lab.errors import ConfigError
 
-__all__ = ["MIXED_PRECISIONS", "TrainingConfig"]
+__all__ = ["MIXED_PRECISIONS", "OPTIMIZERS", "TrainingConfig"]
 
 MIXED_PRECISIONS = ("no", "bf16", "fp16")
+OPTIMIZERS = ("adamw", "sgd")
 
 # what may change between a run and its continuation: none of it changes what is learned
-_FREE = {"log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints", "num_workers"}
+_FREE = {
+    "log_every",
+    "evaluate_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "num_workers",
+    "gradient_checkpointing",
+}
 _WHOLE = {
     "steps": 1,
     "batch_size": 1,
@@ -24,7 +32,9 @@ _WHOLE = {
     "evaluate_every": 0,
     "checkpoint_every": 0,
     "keep_checkpoints": 1,
+    "freeze_layers": 0,
 }
+_FLAGS = ("shuffle", "rescale_kept", "freeze_backbone", "freeze_embeddings", "gradient_checkpointing")
 
 
 @dataclass(frozen=True)
@@ -38,16 +48,28 @@ class TrainingConfig:
         steps: updates of the weights.
         batch_size: clips of one process in one forward pass. The paper: 64 over all.
         accumulate: forward passes whose gradients make one update.
+        optimizer: ``"adamw"`` or ``"sgd"`` with momentum. The paper: SGD.
+        momentum: SGD's. The paper: 0.9.
         learning_rate: the highest. The paper: SGD with momentum, 0.1 to 0.5; AdamW wants about a hundredth of it.
+        layer_decay: a layer's learning rate is this share of the next layer's, 0 … 1 (0 excluded); the embeddings count
+            as the layer before the first, head and final norm as the one after the last (Clark et al. 2020, ELECTRA).
+            1 gives all the same. The paper: 1.
         final_learning_rate: share of it that is left at the end of the cosine, 0 … 1.
         warmup_steps: updates over which it rises linearly from 0. The paper: 2.5 epochs.
-        weight_decay: AdamW's, on matrices and filters alone; biases, norms, positions and the CLS token have none.
+        weight_decay: on matrices and filters alone; biases, norms, positions and the CLS token have none. AdamW's is
+            apart from the gradient, SGD's is added to it. The paper: 0.
         betas: AdamW's averaging of the gradient and of its square.
         max_grad_norm: the gradient's norm is cut to this; None leaves it. The paper: 1.
         label_smoothing: share of each label that is spread over all classes, 0 … 1. The paper: none, or 0.2 to 0.3.
         stochastic_depth: rate at which the last block's branches are left out, 0 … 1, falling linearly to 0 at the
             first. The paper: none, or 0.2 to 0.3.
+        rescale_kept: whether stochastic depth divides the branches that stay by the share that stays. The paper's own
+            code does not.
         mixup: α of mixup; 0 for none. The paper: none, or 0.1 to 0.3.
+        freeze_backbone: train the classifier alone.
+        freeze_embeddings: keep tubelet filter, CLS token and positions as they are.
+        freeze_layers: keep so many layers, from the first on, as they are; the embeddings are apart.
+        gradient_checkpointing: compute the blocks again in the backward pass instead of keeping what they were made of.
         mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"`` (with a scaled loss; not on a CPU).
         shuffle: draw the clips in a new order each epoch; False goes through them as they lie.
         seed: of the order of the clips, of dropout, stochastic depth and mixup. All the randomness of step i is a
@@ -65,7 +87,10 @@ class TrainingConfig:
     steps: int = 1000
     batch_size: int = 32
     accumulate: int = 1
+    optimizer: str = "adamw"
+    momentum: float = 0.9
     learning_rate: float = 1e-3
+    layer_decay: float = 1.0
     final_learning_rate: float = 0.02
     warmup_steps: int = 50
     weight_decay: float = 0.02
@@ -73,7 +98,12 @@ class TrainingConfig:
     max_grad_norm: float | None = 1.0
     label_smoothing: float = 0.0
     stochastic_depth: float = 0.0
+    rescale_kept: bool = True
     mixup: float = 0.0
+    freeze_backbone: bool = False
+    freeze_embeddings: bool = False
+    freeze_layers: int = 0
+    gradient_checkpointing: bool = False
     mixed_precision: str = "no"
     shuffle: bool = True
     seed: int = 0
@@ -88,6 +118,9 @@ class TrainingConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise ConfigError(f"{name} must be an integer of at least {low}, got {value!r}")
+        for name in _FLAGS:
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if self.warmup_steps >= self.steps:
             raise ConfigError(f"warmup_steps={self.warmup_steps} must be fewer than steps={self.steps}")
         for name in ("final_learning_rate", "label_smoothing", "stochastic_depth"):
@@ -96,6 +129,8 @@ class TrainingConfig:
         for name in ("weight_decay", "mixup"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} must not be negative, got {getattr(self, name)!r}")
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(f"layer_decay must lie in 0 … 1 (0 excluded), got {self.layer_decay!r}")
         if not self.learning_rate > 0:
             raise ConfigError(f"learning_rate must be positive, got {self.learning_rate!r}")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
@@ -103,10 +138,11 @@ class TrainingConfig:
         object.__setattr__(self, "betas", tuple(self.betas))
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"betas must be two numbers in 0 … 1 (1 excluded), got {self.betas!r}")
-        if self.mixed_precision not in MIXED_PRECISIONS:
-            raise ConfigError(
-                f"mixed_precision={self.mixed_precision!r} is not known; choose one of {', '.join(MIXED_PRECISIONS)}"
-            )
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"momentum must lie in 0 … 1 (1 excluded), got {self.momentum!r}")
+        for name, known in (("mixed_precision", MIXED_PRECISIONS), ("optimizer", OPTIMIZERS)):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"{name}={getattr(self, name)!r} is not known; choose one of {', '.join(known)}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-able values."""
@@ -115,7 +151,7 @@ class TrainingConfig:
     def differences(self, stored: dict[str, Any]) -> list[str]:
         """Return, in words, the fields that keep this from continuing a run of the configuration ``stored``."""
         mine = self.to_dict()
-        names = [item.name for item in fields(self) if item.name not in _FREE]
-        return [
-            f"{name}: {stored.get(name)!r} then, {mine[name]!r} now" for name in names if stored.get(name) != mine[name]
-        ]
+        # a run from before a field existed did what the field's default does
+        then = {item.name: stored.get(item.name, item.default) for item in fields(self) if item.name not in _FREE}
+        then["betas"] = list(then["betas"])
+        return [f"{name}: {value!r} then, {mine[name]!r} now" for name, value in then.items() if value != mine[name]]

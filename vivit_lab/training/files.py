@@ -63,7 +63,19 @@ class RunFiles:
         log, step = self.directory / "log.jsonl", 0 if newest is None else self.progress_of(newest)[0]
         lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        log.write_text("".join(kept), encoding="utf-8")
+        draft = log.with_name(log.name + _DRAFT)
+        draft.write_text("".join(kept), encoding="utf-8")
+        draft.replace(log)  # at once, so that a process that is killed here loses no line
+
+    def best(self, step: int) -> tuple[float, int] | None:
+        """Return the highest accuracy of an evaluation up to a step, and its own step; the first of equals."""
+        log = self.directory / "log.jsonl"
+        text = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
+        lines = [json.loads(line) for line in text if line.endswith("\n")]
+        scores = [(line["evaluation_accuracy"], line["step"]) for line in lines if "evaluation_accuracy" in line]
+        return max(
+            (score for score in scores if score[1] <= step), key=lambda score: (score[0], -score[1]), default=None
+        )
 
     def progress_of(self, checkpoint: Path) -> tuple[int, float]:
         """Return the steps that were done at a checkpoint, and the seconds spent."""
@@ -88,9 +100,11 @@ class RunFiles:
         for old in self.checkpoints[: -self.config.keep_checkpoints]:
             shutil.rmtree(old)
 
-    def finish(self, steps: int, seconds: float, accuracy: float | None) -> None:
+    def finish(self, steps: int, seconds: float, accuracy: float | None, best: tuple[float, int] | None = None) -> None:
         """Write down what the run was and what it came to."""
         contents = {"config": self.config.to_dict(), "steps": steps, "seconds": seconds, "accuracy": accuracy}
+        if best is not None:
+            contents["best"] = {"accuracy": best[0], "step": best[1], "directory": "best"}
         (self.directory / "training.json").write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
 
 

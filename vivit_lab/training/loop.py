@@ -16,13 +16,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vivit_lab.errors import ConfigError, InputError, MissingExtraError
 from vivit_lab.model.classifier import VivitForVideoClassification
+from vivit_lab.model.views import mean_logits
 from vivit_lab.progress import progress_bar
 from vivit_lab.training.config import TrainingConfig
 from vivit_lab.training.files import RunFiles
+from vivit_lab.training.parameters import make_optimizer, prepared
 from vivit_lab.training.regularise import mixup, stochastic_depth
 from vivit_lab.training.schedule import learning_rate
 
-__all__ = ["TrainingResult", "accuracy", "parameter_groups", "train"]
+__all__ = ["TrainingResult", "accuracy", "train"]
 
 ClipDataset = Dataset[tuple[Tensor, int]]
 
@@ -36,12 +38,16 @@ class TrainingResult:
         seconds: time spent, likewise.
         accuracy: on the evaluation clips at the end, 0 … 1; None without any.
         directory: where the model, ``training.json`` and ``log.jsonl`` are.
+        best_accuracy: the highest of all evaluations, where the best model was kept.
+        best_step: after how many steps it was first reached.
     """
 
     steps: int
     seconds: float
     accuracy: float | None
     directory: Path
+    best_accuracy: float | None = None
+    best_step: int | None = None
 
 
 def train(
@@ -51,6 +57,7 @@ def train(
     out: str | os.PathLike[str],
     *,
     evaluation: ClipDataset | None = None,
+    keep_best: bool = False,
     resume: bool = False,
     cpu: bool = False,
     progress: bool | None = None,
@@ -68,7 +75,9 @@ def train(
             continued exactly, it must give the same for an index each time.
         config: how to train.
         out: a directory.
-        evaluation: clips to measure the accuracy on, of the same kind.
+        evaluation: clips to measure the accuracy on, of the same kind; or with an axis of views before the frames,
+            whose logits are averaged. A label below 0 is of a clip that could not be read: it does not count.
+        keep_best: also keep, in ``out/best``, the model with the highest accuracy of all evaluations (the first such).
         resume: continue from the newest checkpoint in ``out``, or begin where there is none. The end is bit for bit
             that of a run that was never cut off (on one machine and device).
         cpu: stay on the CPU although there is a GPU.
@@ -77,7 +86,8 @@ def train(
     Raises:
         MissingExtraError: Accelerate is not installed.
         InputError: there is nothing to train on, the model has no classes, or ``out`` holds another run.
-        ConfigError: the run in ``out`` had another configuration, or the device cannot do the mixed precision.
+        ConfigError: the run in ``out`` had another configuration, the device cannot do the mixed precision, or more
+            is to be frozen than there is.
     """
     accelerator = _accelerator(config, cpu)
     size = len(data)  # pyright: ignore[reportArgumentType]  # a map-style dataset has one; torch's base class does not say so
@@ -90,23 +100,24 @@ def train(
     accelerator.wait_for_everyone()  # all have looked before anything is written
     if accelerator.is_main_process:
         files.prepare(newest)
-    optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), betas=config.betas)
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
-    first, seconds = 0, 0.0
-    if newest is not None:
-        accelerator.load_state(str(newest))
-        first, seconds = files.progress_of(newest)
-    run = _Run(accelerator, model, wrapped, optimizer, config, files, evaluation, seconds)
-    with torch.random.fork_rng(devices=[accelerator.device] if accelerator.device.type == "cuda" else []):
-        with stochastic_depth(model, config.stochastic_depth):
-            run.steps(_batches(accelerator, data, size, config, first), first, progress)
-        score = run.evaluate()
+    with prepared(model, config):
+        wrapped, optimizer = accelerator.prepare(model, make_optimizer(model, config))
+        first, seconds = 0, 0.0
+        if newest is not None:
+            accelerator.load_state(str(newest))
+            first, seconds = files.progress_of(newest)
+        run = _Run(accelerator, model, wrapped, optimizer, config, files, evaluation, seconds)
+        run.keep_best, run.best = keep_best, files.best(first) if keep_best else None
+        with torch.random.fork_rng(devices=[accelerator.device] if accelerator.device.type == "cuda" else []):
+            with stochastic_depth(model, config.stochastic_depth, rescale=config.rescale_kept):
+                run.steps(_batches(accelerator, data, size, config, first), first, progress)
+            score = run.evaluate(config.steps)
     model.eval()
     if accelerator.is_main_process:
         model.save_pretrained(out)
-        files.finish(config.steps, run.seconds, score)
+        files.finish(config.steps, run.seconds, score, run.best)
     accelerator.wait_for_everyone()
-    return TrainingResult(config.steps, run.seconds, score, Path(out))
+    return TrainingResult(config.steps, run.seconds, score, Path(out), *(run.best or (None, None)))
 
 
 class _Run:
@@ -126,6 +137,8 @@ class _Run:
         self.accelerator, self.model, self.wrapped, self.optimizer = accelerator, model, wrapped, optimizer
         self.config, self.files, self.evaluation = config, files, evaluation
         self.before, self.began = seconds, time.perf_counter()
+        self.keep_best = False
+        self.best: tuple[float, int] | None = None
 
     @property
     def seconds(self) -> float:
@@ -149,7 +162,7 @@ class _Run:
                     rate = learning_rate(step, config)
                     self.log(step=done, learning_rate=rate, gradient_norm=norm, seconds=self.seconds, **line)
                 if config.evaluate_every and done % config.evaluate_every == 0 and done < config.steps:
-                    self.log(step=done, evaluation_accuracy=self.evaluate())
+                    self.log(step=done, evaluation_accuracy=self.evaluate(done))
                 if config.checkpoint_every and done % config.checkpoint_every == 0 and done < config.steps:
                     self.checkpoint(done)
 
@@ -157,7 +170,7 @@ class _Run:
         """Make one update and return the gradient's norm."""
         config, accelerator = self.config, self.accelerator
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, config)
+            group["lr"] = learning_rate(step, config) * group.get("scale", 1.0)
         torch.manual_seed(_seed_of(config.seed, step, accelerator.process_index))
         classes, norm = self.model.config.num_labels or 0, None
         limit = float("inf") if config.max_grad_norm is None else config.max_grad_norm
@@ -178,12 +191,17 @@ class _Run:
         assert norm is not None, "the last of the accumulated batches makes the update"
         return float(norm)
 
-    def evaluate(self) -> float | None:
-        """Return the accuracy on the evaluation clips, or None where there are none."""
+    def evaluate(self, step: int) -> float | None:
+        """Return the accuracy on the evaluation clips, or None where there are none; keep the model if it is best."""
         if self.evaluation is None:
             return None
         loader = DataLoader(self.evaluation, self.config.batch_size)
-        return accuracy(self.wrapped, self.accelerator.prepare(loader), self.accelerator)
+        score = accuracy(self.wrapped, self.accelerator.prepare(loader), self.accelerator)
+        if self.keep_best and (self.best is None or score > self.best[0]):
+            self.best = (score, step)
+            if self.accelerator.is_main_process:
+                self.model.save_pretrained(self.files.directory / "best")
+        return score
 
     def log(self, **line: Any) -> None:
         """Add a line to the log, in the main process."""
@@ -274,28 +292,23 @@ def _accelerator(config: TrainingConfig, cpu: bool) -> Any:
     return accelerator
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return AdamW's parameter groups: weight decay for the weights of linear and filter layers, none for all else."""
-    decayed = {id(module.weight) for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv3d))}
-    wanted = [value for value in model.parameters() if value.requires_grad]
-    return [
-        {"params": [value for value in wanted if id(value) in decayed], "weight_decay": weight_decay},
-        {"params": [value for value in wanted if id(value) not in decayed], "weight_decay": 0.0},
-    ]
-
-
 def accuracy(model: nn.Module, loader: Any, accelerator: Any) -> float:
     """Return the share of clips whose class the model names, over all processes.
 
     Args:
         model: gives an output with ``logits``; put into evaluation mode.
-        loader: batches of (pixel_values, labels), prepared by the accelerator.
+        loader: batches of (pixel_values, labels), prepared by the accelerator; pixel values with an axis of views,
+            (batch, view, frame, …), count by the mean of their logits. Clips with a label below 0 are left out.
         accelerator: of Hugging Face Accelerate.
+
+    Returns:
+        0 … 1; 0 if all clips were left out.
     """
     model.eval()
     right = total = 0
     with torch.inference_mode():
         for pixel_values, labels in loader:
-            hits = accelerator.gather_for_metrics(model(pixel_values).logits.argmax(-1) == labels)
-            right, total = right + int(hits.sum()), total + len(hits)
-    return right / total
+            logits = mean_logits(model, pixel_values)
+            hits, known = accelerator.gather_for_metrics((logits.argmax(-1) == labels, labels >= 0))
+            right, total = right + int((hits & known).sum()), total + int(known.sum())
+    return right / max(total, 1)

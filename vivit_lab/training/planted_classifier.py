@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 #: From which share of the run on clips come from which levels, each as likely as it is often named.
-STAGES = ((0.0, (0,)), (0.075, (0, 1)), (0.16, (0, 1, 2, 3)), (0.3, (1, 2, 3, 3, 3)))
+STAGES = ((0.0, (0,)), (0.05, (0, 1)), (0.1, (0, 1, 2, 3)), (0.2, (1, 2, 3, 3, 3)))
 
 RECIPE = TrainingConfig(
     steps=5000,
@@ -122,6 +122,7 @@ def build_planted_model(
         hidden_act="gelu",
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
+        initializer_range=0.08,  # 0.02, made for wider models, leaves this one's MLPs nearly linear: long at chance
         id2label=dict(enumerate(LABELS)),
     )
     with torch.random.fork_rng(devices=[]):

@@ -12,21 +12,25 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vivit_lab.errors import ConfigError, InputError
+from vivit_lab.model.attention import Attention
+from vivit_lab.model.block import MLP
 from vivit_lab.model.encoder import VivitPreTrainedModel
+from vivit_lab.training.parameters import stacks_of
 
 __all__ = ["mixup", "stochastic_depth"]
 
 
 @contextmanager
-def stochastic_depth(model: VivitPreTrainedModel, rate: float) -> Iterator[None]:
+def stochastic_depth(model: VivitPreTrainedModel, rate: float, *, rescale: bool = True) -> Iterator[None]:
     """Leave attention and MLP branches out at random, clip by clip, while the model is in training mode.
 
-    Huang et al. 2016 (https://arxiv.org/abs/1603.09382, eq. 4), as in ViViT for each branch: block l of L drops each at
+    Huang et al. 2016 (https://arxiv.org/abs/1603.09382, eq. 4), as in ViViT for each branch: layer l of L drops each at
     the rate l / (L - 1) · ``rate``. What is kept is divided by the share kept, so evaluation mode needs no change.
 
     Args:
         model: a ViViT; it is restored on leaving, also after an exception.
         rate: of the last block, 0 … 1 (1 excluded).
+        rescale: whether what is kept is divided by the share kept; False is what the paper's own code does.
 
     Raises:
         ConfigError: the rate is out of its range.
@@ -34,24 +38,25 @@ def stochastic_depth(model: VivitPreTrainedModel, rate: float) -> Iterator[None]
     if not 0 <= rate < 1:
         raise ConfigError(f"the rate of stochastic depth must lie in 0 … 1 (1 excluded), got {rate!r}")
     handles = []
-    count = len(model.blocks)
     try:
-        for layer, block in enumerate(model.blocks if rate else ()):
-            keep = 1 - rate * layer / max(1, count - 1)
-            for name in ("attn", "mlp"):
-                handles.append(block.get_submodule(name).register_forward_hook(_dropper(keep)))
+        for stack in stacks_of(model) if rate else ():
+            for layer, blocks in enumerate(stack):
+                keep = 1 - rate * layer / max(1, len(stack) - 1)
+                branches = [part for block in blocks for part in block.modules() if isinstance(part, (Attention, MLP))]
+                dropper = _dropper(keep, keep if rescale else 1.0)
+                handles += [branch.register_forward_hook(dropper) for branch in branches]
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _dropper(keep: float) -> Any:
+def _dropper(keep: float, divisor: float) -> Any:
     def drop(module: nn.Module, _inputs: Any, output: Any) -> Any:
         if not module.training or keep == 1:
             return None
         branch, *rest = output if isinstance(output, tuple) else (output,)
-        kept = torch.empty(len(branch), 1, 1, device=branch.device, dtype=branch.dtype).bernoulli_(keep) / keep
+        kept = torch.empty(len(branch), 1, 1, device=branch.device, dtype=branch.dtype).bernoulli_(keep) / divisor
         return (branch * kept, *rest) if isinstance(output, tuple) else branch * kept
 
     return drop

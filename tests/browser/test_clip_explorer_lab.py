@@ -1,0 +1,173 @@
+"""The explorer with a kernel: in JupyterLab, Notebook and voila."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.browser.conftest import free_port, serve
+
+NOTEBOOK = Path(__file__).resolve().parent.parent.parent / "notebooks" / "07_clip_explorer.ipynb"
+PIXELS = """(index) => {
+  const canvas = document.querySelectorAll("canvas[role=application]")[index];
+  return [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data];
+}"""
+READY = "() => document.querySelectorAll('.vl-explorer[data-ready=true]').length >= {}"
+CELL = [
+    "import vivit_lab as lab\n"
+    "model, processor = lab.load_pair('planted')\n"
+    "clip = processor.prepare(lab.planted_clip(lab.PlantedConfig(split='test'), 4).clip())\n"
+    "explorer = lab.ClipExplorer(model, clip)\n"
+    "explorer"
+]
+
+
+def pixels(page, index=0):
+    return np.array(page.evaluate(PIXELS, index), dtype=int)
+
+
+def in_data(page, name, value, index=0):
+    """Wait until the canvas says that it was drawn with a value."""
+    page.wait_for_function(
+        "([index, name, value]) =>"
+        " document.querySelectorAll('canvas[role=application]')[index].dataset[name] === value",
+        arg=[index, name, str(value)],
+    )
+
+
+def in_kernel(page, expression, wanted, seconds=120):
+    """Poll an expression of the notebook's kernel until it has a value."""
+    deadline, found = time.monotonic() + seconds, None
+    while time.monotonic() < deadline:
+        found = page.in_kernel(f"print({expression})")
+        if found == wanted:
+            return
+        page.wait_for_timeout(100)
+    pytest.fail(f"{expression} is {found!r}, wanted {wanted!r}")
+
+
+def click_patch(page, y, x, index=0):
+    canvas = page.locator("canvas[role=application]").nth(index)
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    page.mouse.click(box["x"] + (x + 0.5) / 6 * box["width"], box["y"] + (y + 0.5) / 6 * box["height"])
+
+
+def test_the_notebook_in_jupyterlab(run_notebook):
+    page = run_notebook(NOTEBOOK, NOTEBOOK.name)
+    page.wait_for_function(READY.format(3))
+    in_kernel(page, "explorer.layer", "5")
+    # a slider: pixels in the browser at once, the trait in the kernel
+    before = pixels(page)
+    slider = page.locator(".vl-explorer").first.get_by_label("Layer")
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    page.mouse.move(box["x"] + box["width"] - 8, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + box["height"] / 2, steps=4)
+    page.mouse.up()
+    in_data(page, "layer", 2)
+    assert np.abs(pixels(page) - before).max() > 20
+    in_kernel(page, "explorer.layer, other.layer", "2 2")
+    # arrow keys move a slider, and not the selection of cells
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    in_kernel(page, "explorer.layer", "3")
+    # a click: the kernel answers with another map
+    before = pixels(page)
+    click_patch(page, 1, 4)
+    in_kernel(page, "explorer.record.grid.position(explorer.query)", "(4, 1, 4)")
+    in_data(page, "query", 1 + 4 * 36 + 10)
+    assert np.abs(pixels(page) - before).max() > 5
+    # the linked view shows the column of the same token
+    in_data(page, "query", 1 + 4 * 36 + 10, index=1)
+    shown = page.in_kernel("print(other.map.relevance.argmax().item(), other.direction, other.error)")
+    exact = page.in_kernel("print(explorer.record.columns(3, explorer.query)[0].mean(0)[1:].argmax().item())")
+    assert shown.split() == [exact, "attended_by"]
+    # a second click lets go
+    click_patch(page, 1, 4)
+    in_kernel(page, "explorer.query", "0")
+    # a heavy method in the background
+    page.locator(".vl-explorer").first.get_by_label("Map").select_option("occlusion")
+    in_kernel(page, "explorer.heat_info['signed'], len(explorer.error)", "True 0")
+    assert page.locator(".vl-explorer").first.locator(".vl-status").text_content() == "Shown: Occlusion."
+    # a file from the kernel to the browser
+    with page.expect_download() as saved:
+        page.locator(".vl-explorer").first.get_by_role("button", name="NPZ").click()
+    assert Path(saved.value.path()).read_bytes()[:2] == b"PK"
+    assert saved.value.suggested_filename == "clip_occlusion.npz"
+
+
+def test_it_is_accessible_and_follows_the_dark_theme_in_jupyterlab(run_notebook, violations):
+    page = run_notebook(CELL)
+    page.wait_for_function(READY.format(1))
+    for theme in ("JupyterLab Light", "JupyterLab Dark"):
+        page.evaluate("(theme) => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
+        page.wait_for_function(
+            "(light) => document.body.dataset.jpThemeLight === light", arg=str("Light" in theme).lower()
+        )
+        page.wait_for_timeout(300)  # the theme's own transition of colours
+        assert violations(page, ".vl-explorer") == []
+        paper = page.evaluate("getComputedStyle(document.querySelector('.vl-explorer')).backgroundColor")
+        dark = sum(int(part) for part in paper.strip("rgb()").split(",")) < 200
+        assert dark == ("Dark" in theme)
+
+
+def test_a_cancelled_method_leaves_the_map_and_says_so(run_notebook):
+    slow = (
+        "class Slow(lab.Rise):\n    pass\n"
+        "explorer = lab.ClipExplorer(model, clip, methods={'slow': Slow(masks=200000)})\nexplorer"
+    )
+    page = run_notebook([*CELL, slow])
+    page.wait_for_function(READY.format(2))
+    view = page.locator(".vl-explorer").nth(1)
+    view.get_by_label("Map").select_option("slow")
+    page.wait_for_function("() => document.querySelectorAll('.vl-explorer progress')[1].value > 0")
+    view.get_by_role("button", name="Cancel").click()
+    in_kernel(page, "explorer.busy, explorer.status, explorer.heat_info['layered']", "False Cancelled. True")
+    in_kernel(page, "explorer.wait(30)", "True")
+
+
+def test_it_works_in_voila(browser, new_page, tmp_path):
+    pytest.importorskip("voila", reason="needs the extra [dev]")
+    import nbformat
+
+    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in CELL])
+    made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(made, tmp_path / "page.ipynb")
+    port = free_port()
+    command = ["voila", "page.ipynb", "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1"]
+    for address in serve(command, f"http://127.0.0.1:{port}/api", tmp_path):
+        page = new_page()
+        page.goto(address)
+        page.wait_for_function(READY.format(1))
+        before = pixels(page)
+        click_patch(page, 2, 3)
+        in_data(page, "query", 1 + 15)
+        assert np.abs(pixels(page) - before).max() > 5
+
+
+def test_it_works_in_notebook_7(browser, new_page, tmp_path):
+    pytest.importorskip("notebook", reason="Notebook 7 is not installed")
+    import nbformat
+
+    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in CELL])
+    made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(made, tmp_path / "page.ipynb")
+    port = free_port()
+    options = ["--no-browser", f"--port={port}", "--ServerApp.ip=127.0.0.1", "--allow-root"]
+    options += ["--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True", "--ServerApp.port_retries=0"]
+    options += ["--JupyterNotebookApp.expose_app_in_browser=True"]
+    for address in serve(["notebook", *options], f"http://127.0.0.1:{port}/api", tmp_path):
+        page = new_page()
+        page.goto(f"{address}/notebooks/page.ipynb")
+        page.wait_for_function(
+            "() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+        )
+        page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        page.wait_for_function(READY.format(1))
+        before = pixels(page)
+        click_patch(page, 2, 3)
+        in_data(page, "query", 1 + 15)
+        assert np.abs(pixels(page) - before).max() > 5

@@ -1,0 +1,105 @@
+"""Files that are whole or not there."""
+
+import os
+import subprocess
+import sys
+import time
+import uuid
+
+import fsspec
+import pyarrow as pa
+import pytest
+
+from vivit_lab.bulk.store import Store, pq
+from vivit_lab.errors import InputError, StorageError
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request, tmp_path):
+    return Store.at(tmp_path / "run" if request.param == "local" else f"memory://{uuid.uuid4().hex}/run")
+
+
+def test_what_is_written_is_read_and_listed(store):
+    assert store.listing("clips") == {}
+    assert not store.exists("clips/a.bin")
+    assert store.write("clips/a.bin", b"one")
+    assert store.exists("clips/a.bin")
+    assert store.read("clips/a.bin") == b"one"
+    assert list(store.listing("clips")) == ["a.bin"]
+    assert abs(store.listing("clips")["a.bin"] - time.time()) < 60
+    store.write_json("run.json", {"a": [1, None]})
+    assert store.read_json("run.json") == {"a": [1, None]}
+    with pytest.raises(InputError, match=r"there is no .*none.json"):
+        store.read_json("none.json")
+
+
+def test_a_name_that_is_taken_stays_where_it_must(store):
+    store.write_json("run.json", 1)
+    assert not store.write_json("run.json", 2, replace=False)
+    assert store.read_json("run.json") == 1
+
+
+def test_a_second_execution_replaces_a_local_part_and_never_one_of_an_object_store(store):
+    store.write("clips/a.bin", b"one")
+    assert store.write("clips/a.bin", b"two") == store.is_local
+    assert store.read("clips/a.bin") == (b"two" if store.is_local else b"one")
+
+
+def test_no_draft_stays_and_old_ones_are_swept(tmp_path):
+    store = Store.at(tmp_path)
+    store.write("clips/a.bin", b"one")
+    assert store.listing("_tmp") == {}
+    (tmp_path / "_tmp" / "killed").write_bytes(b"half")
+    assert store.sweep(time.time() - 3600) == 0
+    os.utime(tmp_path / "_tmp" / "killed", (1, 1))
+    assert store.sweep(time.time() - 3600) == 1
+    assert store.listing("_tmp") == {}
+
+
+def test_tables_are_zstd_with_split_numbers(tmp_path):
+    store = Store.at(f"file://{tmp_path}")
+    assert store.root == str(tmp_path)
+    kind = pa.list_(pa.field("element", pa.float32(), nullable=False), 3)
+    table = pa.table({"name": ["a", "b"], "map": pa.array([[1, 2, 3], None], kind)})
+    store.write_table("a.parquet", table, split=["map"])
+    assert store.read_table("a.parquet").equals(table)
+    assert store.read_table("a.parquet", ["name"]).column_names == ["name"]
+    columns = pq.read_metadata(tmp_path / "a.parquet").row_group(0)
+    by_name = {columns.column(number).path_in_schema: columns.column(number) for number in range(2)}
+    assert "BYTE_STREAM_SPLIT" in by_name["map.list.element"].encodings
+    assert {column.compression for column in by_name.values()} == {"ZSTD"}
+
+
+def test_what_the_disk_refuses_is_told_plainly(tmp_path):
+    (tmp_path / "clips").write_text("a file where a folder is wanted")
+    with pytest.raises(StorageError, match=r"could not be written: .* start the same command again"):
+        Store.at(tmp_path).write("clips/a.bin", b"one")
+
+
+LIMITED = """
+import resource, signal, sys
+from vivit_lab.bulk.store import Store
+from vivit_lab.errors import StorageError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+store = Store.at(sys.argv[1])
+store.write("clips/small.bin", b"x" * 1000)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+try:
+    store.write("clips/large.bin", b"x" * 100_000)
+except StorageError as error:
+    print(error.errno, error)
+"""
+
+
+def test_a_part_that_does_not_fit_leaves_nothing_behind(tmp_path):
+    done = subprocess.run([sys.executable, "-c", LIMITED, tmp_path], capture_output=True, text=True, check=True)
+    assert "large.bin could not be written" in done.stdout
+    assert [path.name for path in (tmp_path / "clips").iterdir()] == ["small.bin"]
+    assert not list((tmp_path / "_tmp").iterdir())
+
+
+def test_memory_urls_share_one_file_system():
+    fs = fsspec.filesystem("memory")
+    store = Store.at("memory://shared/run/")
+    store.write("a.bin", b"one")
+    assert fs.cat_file("/shared/run/a.bin") == b"one"

@@ -1,0 +1,134 @@
+"""``vivit-lab bulk`` as somebody types it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.bulk.tiny_bulk import write_clips
+from vivit_lab.cli.app import main
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    write_clips(folder, 6)
+    (folder / "manifest.csv").write_text("path,label\n" + "".join(f"clip-000{n}.mp4,{n % 5}\n" for n in range(6)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(clips, checkpoint, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert start(clips, out, checkpoint) == 0
+    return out
+
+
+def start(videos, out, checkpoint, *more):
+    options = ["--model", checkpoint, "--stride", 1, "--shard-size", 4, "--batch-size", 2, "--workers", 1]
+    return main(list(map(str, ["bulk", "run", videos, "--out", out, *options, "--json", *more])))
+
+
+def printed(capsys):
+    return json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+
+
+def test_a_run_ends_with_a_table_and_resumes_by_its_folder_alone(run, capsys):
+    assert main(["bulk", "run", "--out", str(run), "--json"]) == 0
+    found = printed(capsys)
+    assert (found["clips_done"], found["errors"], found["parts_done"]) == (6, 0, 2)
+    assert main(["bulk", "status", str(run)]) == 0
+    shown = capsys.readouterr().out
+    assert "6 of 6" in shown
+    assert "accuracy" in shown
+
+
+def test_failed_clips_have_an_exit_code_and_a_retry(clips, checkpoint, tmp_path, capsys):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    os.link(clips / "clip-0000.mp4", videos / "a.mp4")
+    (videos / "b.mp4").write_bytes(b"")
+    assert start(videos, tmp_path / "run", checkpoint) == 3
+    found = printed(capsys)
+    assert found["errors"] == 1
+    assert "b.mp4 is empty" in found["failed"][0]["error"]
+    assert main(["bulk", "status", str(tmp_path / "run")]) == 0
+    assert "bulk retry" in capsys.readouterr().err
+    (videos / "b.mp4").write_bytes((clips / "clip-0001.mp4").read_bytes())
+    assert main(["bulk", "retry", str(tmp_path / "run"), "--workers", "1"]) == 0
+    assert "0 (1 tried again)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--out", "{tmp}/none"], "holds no run to resume"),
+        (["run", "{clips}", "--out", "{run}", "--method", "raw"], "holds a run with other methods"),
+        (["run", "--out", "{run}", "--engine", "slurm"], "choose local or ray"),
+        (["run", "--out", "{run}", "--ray-address", "auto"], "--ray-address wants --engine ray"),
+        (["run", "--out", "{run}", "--shards", "2:1"], "shards wants"),
+        (["status", "{tmp}"], "wanted the folder of a bulk run"),
+        (["export", "{run}", "--to", "{tmp}/all.xlsx"], "choose one of parquet"),
+        (["render", "{run}", "--out", "{tmp}/page", "--clip", "a", "--by", "loss"], "give either"),
+        (["heads", "{run}", "--masks", "random:x"], "random:REMOVED:COUNT"),
+        (["heads", "{run}", "--masks", "{tmp}/none.json"], "holds no masks"),
+    ],
+)
+def test_what_it_refuses(arguments, message, run, clips, tmp_path, capsys):
+    places = {"tmp": tmp_path, "run": run, "clips": clips}
+    assert main(["bulk", *(text.format(**places) for text in arguments)]) == 1
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_export_heads_and_render(run, tmp_path, capsys):
+    assert main(["bulk", "export", str(run), "--to", str(tmp_path / "all.csv")]) == 0
+    assert len((tmp_path / "all.csv").read_text().splitlines()) == 7
+    assert main(["bulk", "heads", str(run), "--masks", "random:3:2", "--workers", "1", "--json"]) == 0
+    found = printed(capsys)
+    assert [row["mask"] for row in found["masks"]] == ["none removed", "random 0", "random 1"]
+    assert main(["bulk", "heads", str(run), "--masks", "random:3:2"]) == 0
+    assert "random 1" in capsys.readouterr().out
+    page = tmp_path / "page"
+    options = ["--by", "loss", "--count", "2", "--workers", "1", "--json"]
+    assert main(["bulk", "render", str(run), "--out", str(page), *options]) == 0
+    assert printed(capsys) == {"page": str(page / "index.html")}
+    assert len(list((page / "movies").iterdir())) == len(list((page / "thumbnails").iterdir())) == 2
+
+
+def is_open_below(process, path):
+    """Whether a process that this one started has a file open."""
+    for child in psutil.Process(process).children(recursive=True):
+        with suppress(OSError):
+            if any(os.readlink(name) == str(path) for name in Path(f"/proc/{child.pid}/fd").iterdir()):
+                return True
+    return False
+
+
+def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(clips, checkpoint, tmp_path):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    os.mkfifo(videos / "hangs.mp4")  # keeps the run busy
+    held = os.open(videos / "hangs.mp4", os.O_RDWR | os.O_NONBLOCK)
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "vivit_lab", "bulk", "run", videos, "--out", out, "--model", checkpoint]
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    with subprocess.Popen(
+        [*map(str, command), "--workers", "1"], stderr=subprocess.PIPE, text=True, env=environment
+    ) as run:
+        until = time.monotonic() + 120
+        while not is_open_below(run.pid, videos / "hangs.mp4") and time.monotonic() < until:
+            time.sleep(0.1)
+        run.send_signal(signal.SIGINT)
+        _, shown = run.communicate(timeout=60)
+    os.close(held)
+    assert run.returncode == 130
+    assert f"vivit-lab bulk run --out {out}" in shown
+    assert "Traceback" not in shown

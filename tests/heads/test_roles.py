@@ -1,0 +1,53 @@
+import pytest
+import torch
+
+from tests.heads.pruning import HEADS, LAYERS, model_of
+from tests.model.tiny import clips
+from vivit_lab.errors import InputError
+from vivit_lab.heads.roles import ROLES, head_roles
+from vivit_lab.interventions.ablation_effects import AblationEffects, CausalTemporalScore
+from vivit_lab.interventions.effects import EffectTable
+
+
+def table(means, noise=0.1, clips=20):
+    """A table whose places have these means over clips."""
+    means = torch.tensor(means, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    effect = means + noise * torch.randn(clips, *means.shape, generator=generator, dtype=torch.float64)
+    labels = {"layer": [str(i) for i in range(means.shape[0])], "head": [str(i) for i in range(means.shape[1])]}
+    return EffectTable(effect, ("layer", "head"), labels, what="test")
+
+
+def test_roles_follow_effect_and_temporal_score():
+    effects = table([[-1.0, -1.0, 0.0, 1.0]])
+    temporal = table([[0.8, 0.0, 0.0, -0.8]])
+    found = head_roles(effects, temporal)
+    assert found.roles == [["motion", "place", "nothing", "nothing"]]  # better without it is no role
+    assert found.heads("place") == [(0, 1)]
+    row = found.rows()[0]
+    assert row["role"] == "motion"
+    assert row["effect_low"] <= row["effect_mean"] <= row["effect_high"] < 0 < row["temporal_low"]
+    assert row["temporal_q"] <= 0.05
+    assert len(found.to_pandas()) == 4
+    assert "1 motion, 1 place, 2 nothing" in repr(found)
+    assert "false discoveries ≤ 0.05" in found._repr_html_()
+    assert len(found.plot().axes) == 2
+
+
+def test_the_tables_of_a_model_are_taken():
+    model, pixels = model_of(), clips(3)
+    by = AblationEffects(mode="mean", over="tokens", progress=False)
+    found = head_roles(by(model, pixels, 1), CausalTemporalScore(by)(model, pixels, 1))
+    assert sum(len(found.heads(role)) for role in ROLES) == LAYERS * HEADS
+
+
+def test_what_does_not_fit_is_refused():
+    effects = table([[0.0, 1.0], [0.0, 1.0]])
+    with pytest.raises(InputError, match="wanted two tables of layer × head of the same clips"):
+        head_roles(effects, table([[0.0, 1.0, 2.0], [0.0, 1.0, 2.0]]))
+    with pytest.raises(InputError, match="wanted two tables of layer × head of the same clips"):
+        head_roles(effects, table([[0.0, 1.0], [0.0, 1.0]], clips=5))
+    with pytest.raises(InputError, match=r"rate must lie in \(0, 1\)"):
+        head_roles(effects, effects, rate=1)
+    with pytest.raises(InputError, match="'memory' is no role"):
+        head_roles(effects, effects).heads("memory")

@@ -1,0 +1,115 @@
+"""A table that a benchmark gives: rows, the machine, what was published, for eyes, JSON and Markdown."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+__all__ = ["BenchTable", "Column"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.
+
+    Args:
+        key: of the rows' entries.
+        title: heading, with the unit.
+        digits: after the point.
+    """
+
+    key: str
+    title: str
+    digits: int = 1
+
+    def text(self, row: dict[str, Any]) -> str:
+        """Return a row's entry as text; ``-`` where there is none."""
+        value = row.get(self.key)
+        if value is None:
+            return "-"
+        return f"{value:.{self.digits}f}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True, eq=False)
+class BenchTable:
+    """What a benchmark measured.
+
+    Args:
+        bench: which one.
+        title: one line.
+        columns: to show, in order; rows may hold more.
+        rows: name → value; a row that could not be measured has an ``error``.
+        machine: see ``describe_machine``.
+        settings: what was asked for.
+        published: source and rows of figures that others published, or None.
+        notes: sentences that belong to it, the conclusions among them.
+    """
+
+    bench: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[dict[str, Any], ...]
+    machine: dict[str, Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+    published: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def machine_line(self) -> str:
+        """The machine in one line."""
+        facts = self.machine
+        gpu = f"{facts['gpu']}, " if "gpu" in facts else ""
+        return (
+            f"{gpu}{facts['processor']}, {facts['cores']} cores, {facts['threads']} threads, {facts['memory_gb']} GB, "
+            f"{facts['system']}, PyTorch {facts['torch']}, load {facts['load']}"
+        )
+
+    def cells(self) -> list[list[str]]:
+        """Return the rows as text."""
+        return [[column.text(row) for column in self.columns] for row in self.rows]
+
+    def remarks(self) -> list[str]:
+        """Return what stands below the table: what could not be measured and why, the notes, and the machine."""
+        first = self.columns[0]
+        failed = [f"{first.title} {first.text(row)}: {row['error']}." for row in self.rows if row.get("error")]
+        return [*failed, *self.notes, f"Machine: {self.machine_line}."]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON-able values."""
+        return {
+            "bench": self.bench,
+            "title": self.title,
+            "machine": self.machine,
+            "settings": self.settings,
+            "rows": list(self.rows),
+            "published": self.published,
+            "notes": list(self.notes),
+        }
+
+    def to_json(self, path: str | os.PathLike[str]) -> Path:
+        """Write ``to_dict`` to a file and return its path; its directory is made where absent."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        return target
+
+    def markdown(self) -> str:
+        """Return the table as Markdown, with title and remarks."""
+        heads = [column.title for column in self.columns]
+        lines = ["| " + " | ".join(cells) + " |" for cells in [heads, ["---"] * len(heads), *self.cells()]]
+        return "\n".join([f"**{self.title}**", "", *lines, "", *self.remarks()]) + "\n"
+
+    def __str__(self) -> str:
+        return self.markdown()
+
+    def _repr_html_(self) -> str:
+        heads = "".join(f"<th>{html.escape(column.title)}</th>" for column in self.columns)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>" for cells in self.cells()
+        )
+        tail = "".join(f"<p>{html.escape(line)}</p>" for line in self.remarks())
+        return f"<table><caption>{html.escape(self.title)}</caption><tr>{heads}</tr>{body}</table>{tail}"

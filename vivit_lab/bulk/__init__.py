@@ -1,0 +1,1 @@
+"""Explanations of whole datasets: resumable runs on one machine or many, and what comes of them."""

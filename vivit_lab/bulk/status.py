@@ -1,0 +1,83 @@
+"""How far a run is, read from the listing of its folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vivit_lab.bulk.run import BulkRun, part_name
+from vivit_lab.bulk.store import pc
+
+__all__ = ["RunStatus", "read_status"]
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """How far a run is.
+
+    Args:
+        parts: how many there will be.
+        parts_done: how many are written.
+        clips: in the manifest.
+        clips_done: rows in the parts that are written.
+        errors: of them, clips that failed and that no retry mended.
+        retried: rows of overlays.
+        clips_per_second: between the first and the last part that was written; None with fewer than two.
+        seconds_left: at that rate; None where it is not known, 0 when all is done.
+        accuracy: over clips with labels; None where there are none.
+    """
+
+    parts: int
+    parts_done: int
+    clips: int
+    clips_done: int
+    errors: int
+    retried: int
+    clips_per_second: float | None
+    seconds_left: float | None
+    accuracy: float | None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every part is there."""
+        return self.parts_done == self.parts
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-able values."""
+        return asdict(self)
+
+
+def read_status(run: BulkRun) -> RunStatus:
+    """Return how far a run is. Cost: a listing, and two small columns of every part.
+
+    Args:
+        run: the folder.
+    """
+    written = sorted(run.store.listing("clips").values())
+    done, overlays = sorted(run.done()), run.overlays()
+    rows = errors = retried = right = labelled = 0
+    for shard in done:
+        table = run.store.read_table(f"clips/{part_name(shard)}", ["clip_id", "status", "correct"])
+        rows += len(table)
+        newest = {row["clip_id"]: row for row in table.to_pylist()} if shard in overlays else None
+        for name in overlays.get(shard, []):
+            again = run.store.read_table(name, ["clip_id", "status", "correct"]).to_pylist()
+            retried += len(again)
+            newest = (newest or {}) | {row["clip_id"]: row for row in again}
+        if newest is not None:
+            table = table.from_pylist(list(newest.values()), schema=table.schema.remove_metadata())
+        errors += len(table) - (pc.sum(pc.equal(table["status"], "ok")).as_py() or 0)
+        labelled += len(table) - table["correct"].null_count
+        right += pc.sum(table["correct"]).as_py() or 0
+    rate = _rate(written, rows)
+    left = 0.0 if rows >= run.clips else (run.clips - rows) / rate if rate else None
+    return RunStatus(
+        run.shards, len(done), run.clips, rows, errors, retried, rate, left, right / labelled if labelled else None
+    )
+
+
+def _rate(written: list[float], rows: int) -> float | None:
+    """Return clips a second between the first and the last part; the first one's own time is not known."""
+    if len(written) < 2 or not written[0] or written[-1] <= written[0]:
+        return None
+    return rows * (len(written) - 1) / len(written) / (written[-1] - written[0])

@@ -1,0 +1,245 @@
+"""The files of a run: whole or not there at all, on a local disk or wherever fsspec reaches.
+
+A part is written to a temporary file, brought to the disk, renamed into place, and its directory brought to the disk
+too; an object store gets it in one request that creates and never replaces. So a part that exists is complete, and
+nothing else needs to say so.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet
+
+from vivit_lab.errors import InputError, StorageError
+
+__all__ = ["Store", "pc", "pq"]
+
+# they make their functions when they are imported, which type checkers do not see
+pc: Any = pyarrow.compute
+pq: Any = pyarrow.parquet
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_ROW_GROUP = 64  # rows; what is read for one map
+
+
+@dataclass(frozen=True)
+class Store:
+    """A directory of files that appear whole.
+
+    Args:
+        root: a local directory, or a URL of one.
+    """
+
+    root: str
+
+    @classmethod
+    def at(cls, place: str | os.PathLike[str]) -> Store:
+        """Return the store at a path or URL; local paths become absolute."""
+        text = os.fspath(place)
+        if text.startswith(("file://", "local://")):
+            text = str(fsspec.core.url_to_fs(text)[1])
+        return cls(text.rstrip("/") if "://" in text else os.path.abspath(os.path.expanduser(text)))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a directory of this machine's file systems."""
+        return "://" not in self.root
+
+    @cached_property
+    def _remote(self) -> tuple[Any, str]:
+        fs, place = fsspec.core.url_to_fs(self.root)
+        return fs, str(place).rstrip("/")
+
+    def place(self, name: str) -> str:
+        """Return the path or URL of a file."""
+        return f"{self.root}/{name}"
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a file of that name."""
+        if self.is_local:
+            return os.path.isfile(self.place(name))
+        fs, root = self._remote
+        return bool(fs.isfile(f"{root}/{name}"))
+
+    def listing(self, folder: str) -> dict[str, float]:
+        """Return the files of a folder and when each was written (seconds since 1970; 0 where that is not known)."""
+        if self.is_local:
+            try:
+                with os.scandir(self.place(folder)) as entries:
+                    return {entry.name: entry.stat().st_mtime for entry in entries if entry.is_file()}
+            except FileNotFoundError:
+                return {}
+        fs, root = self._remote
+        fs.invalidate_cache()
+        try:
+            found = fs.ls(f"{root}/{folder}", detail=True)
+        except FileNotFoundError:
+            return {}
+        return {one["name"].rpartition("/")[2]: _seconds(one) for one in found if one["type"] == "file"}
+
+    def read(self, name: str) -> bytes:
+        """Return a file's content.
+
+        Raises:
+            InputError: there is no such file.
+        """
+        try:
+            if self.is_local:
+                return Path(self.place(name)).read_bytes()
+            fs, root = self._remote
+            return bytes(fs.cat_file(f"{root}/{name}"))
+        except FileNotFoundError as error:
+            raise InputError(f"there is no {self.place(name)}; wanted the folder of a bulk run") from error
+
+    def read_json(self, name: str) -> Any:
+        """Return what ``write_json`` wrote.
+
+        Raises:
+            InputError: there is no such file.
+        """
+        return json.loads(self.read(name))
+
+    def parquet(self, name: str) -> Any:
+        """Open a Parquet file; on a local disk only what is asked for is read."""
+        source = pa.memory_map(self.place(name)) if self.is_local else io.BytesIO(self.read(name))
+        return pq.ParquetFile(source)
+
+    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """Return columns of a Parquet file."""
+        with self.parquet(name) as file:
+            return file.read(columns=columns, use_threads=False)
+
+    def write(self, name: str, content: bytes, *, replace: bool = True) -> bool:
+        """Write a file whole.
+
+        Args:
+            name: of the file; its folder is made.
+            content: all of it.
+            replace: whether a file of that name gives way. On an object store it never does.
+
+        Returns:
+            Whether it was written; False where it was there before and was not to be replaced.
+
+        Raises:
+            StorageError: the disk is full or does not take it; what was written before stays.
+        """
+        try:
+            if self.is_local:
+                return self._write_local(name, content, replace)
+            fs, root = self._remote
+            fs.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
+            with suppress(FileExistsError):
+                fs.pipe_file(f"{root}/{name}", content, mode="create")
+                return True
+            return False
+        except OSError as error:
+            why = "the disk is full" if error.errno in _FULL else f"{error.strerror or error}"
+            raise StorageError(
+                error.errno or errno.EIO,
+                f"{self.place(name)} could not be written: {why}. All parts that were finished before are whole; make "
+                "room and start the same command again, and it goes on where it stopped",
+            ) from error
+
+    def _write_local(self, name: str, content: bytes, replace: bool) -> bool:
+        target = Path(self.place(name))
+        draft = Path(self.place("_tmp")) / f"{target.name}.{uuid.uuid4().hex}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft.parent.mkdir(exist_ok=True)
+        try:
+            with draft.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            if replace:
+                draft.replace(target)
+            elif not _linked(draft, target):
+                return False
+        finally:
+            draft.unlink(missing_ok=True)
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        return True
+
+    def write_json(self, name: str, value: Any, *, replace: bool = True) -> bool:
+        """Write a JSON file whole; see ``write``."""
+        return self.write(name, (json.dumps(value, indent=1) + "\n").encode(), replace=replace)
+
+    def write_table(
+        self, name: str, table: pa.Table, *, split: list[str] | None = None, row_group: int = _ROW_GROUP
+    ) -> bool:
+        """Write a Parquet file whole, with zstd.
+
+        Args:
+            name: of the file.
+            table: its content.
+            split: columns of lists of numbers that are stored byte-stream-split.
+            row_group: rows that are read together.
+
+        Raises:
+            StorageError: see ``write``.
+        """
+        leaves = [f"{column}.list.element" for column in split or []]
+        buffer = io.BytesIO()
+        pq.write_table(
+            table,
+            buffer,
+            compression="zstd",
+            row_group_size=row_group,
+            use_dictionary=_texts(table.schema),  # numbers of maps repeat too seldom
+            use_byte_stream_split=leaves,
+        )
+        return self.write(name, buffer.getvalue())
+
+    def sweep(self, older_than: float) -> int:
+        """Remove drafts that a killed run left, written before a time (seconds since 1970); return how many."""
+        left = [name for name, when in self.listing("_tmp").items() if when < older_than] if self.is_local else []
+        for name in left:
+            Path(self.place(f"_tmp/{name}")).unlink(missing_ok=True)
+        return len(left)
+
+
+def _linked(draft: Path, target: Path) -> bool:
+    """Give a draft its name; unlike a rename, this refuses a name that is taken."""
+    try:
+        os.link(draft, target)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _texts(schema: pa.Schema) -> list[str]:
+    """Return the names under which Parquet knows the columns of text."""
+    found = []
+    for field in schema:
+        is_list = pa.types.is_list(field.type)
+        if pa.types.is_string(field.type.value_type if is_list else field.type):
+            found.append(f"{field.name}.list.element" if is_list else field.name)
+    return found
+
+
+def _seconds(entry: dict[str, Any]) -> float:
+    for key in ("mtime", "LastModified", "last_modified", "created"):
+        value = entry.get(key)
+        if value is not None:
+            return (
+                float(value.timestamp() if hasattr(value, "timestamp") else value)
+                if not isinstance(value, str)
+                else 0.0
+            )
+    return 0.0

@@ -1,0 +1,1 @@
+"""Heads: masks, importance, statistics, pruning and experiments."""

@@ -1,0 +1,168 @@
+"""What each head carries: motion, what one frame shows as well, or nothing that could be found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vivit_lab.errors import InputError, MissingExtraError
+from vivit_lab.figures import new_figure
+from vivit_lab.html import facts_table, report_html, rows_table
+from vivit_lab.interventions.effects import EffectTable
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+__all__ = ["ROLES", "HeadRoles", "head_roles"]
+
+#: Role → what it means.
+ROLES = {
+    "motion": "needed more for the clip than for the clip standing still",
+    "place": "needed, and as much for what one frame shows",
+    "nothing": "no effect was found, which does not prove that there is none",
+}
+_COLOURS = {"motion": "#0b62b8", "place": "#d1701c", "nothing": "#a0a0a0"}
+
+
+@dataclass(frozen=True, eq=False)
+class HeadRoles:
+    """The role of each head, with the numbers behind it.
+
+    Args:
+        effects: of ablating each head (ablated − intact).
+        temporal: the causal temporal score of each head, of the same clips.
+        rate: share of chance findings that is let through in each table.
+    """
+
+    effects: EffectTable
+    temporal: EffectTable
+    rate: float
+
+    @property
+    def roles(self) -> list[list[str]]:
+        """For each layer, the role of each head."""
+        motion = (self.temporal.q <= self.rate) & (self.temporal.mean > 0)
+        needed = (self.effects.q <= self.rate) & (self.effects.mean < 0)
+        code = torch.where(motion, 0, torch.where(needed, 1, 2)).tolist()
+        names = list(ROLES)
+        return [[names[value] for value in row] for row in code]
+
+    def heads(self, role: str) -> list[tuple[int, int]]:
+        """Return the (layer, head) of all heads of a role.
+
+        Raises:
+            InputError: there is no such role.
+        """
+        if role not in ROLES:
+            raise InputError(f"{role!r} is no role; there are {', '.join(ROLES)}")
+        return [(layer, head) for layer, row in enumerate(self.roles) for head, name in enumerate(row) if name == role]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a dict for each head: layer, head, role, and effect and temporal score with interval and q-value."""
+        found = []
+        for layer, row in enumerate(self.roles):
+            for head, role in enumerate(row):
+                numbers = {
+                    f"{prefix}{name}": float(column[layer, head])
+                    for prefix, table in (("effect_", self.effects), ("temporal_", self.temporal))
+                    for name, column in (("mean", table.mean), ("low", table.low), ("high", table.high), ("q", table.q))
+                }
+                found.append({"layer": layer, "head": head, "role": role, **numbers})
+        return found
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return ``rows`` as a DataFrame.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise MissingExtraError("to_pandas needs pandas: pip install 'vivit-lab[lab]'") from error
+        return pandas.DataFrame(self.rows())
+
+    def plot(self) -> Figure:
+        """Return a matplotlib figure: each head's effect and temporal score with their intervals.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        rows = self.rows()
+        figure, axes = new_figure(2, 1, (max(6.0, 1.5 + 0.24 * len(rows)), 5.4), sharex=True)
+        titles = ((f"effect of ablation ({self.effects.what})", "effect_"), (self.temporal.what, "temporal_"))
+        for axis, (title, prefix) in zip(axes.flat, titles, strict=True):
+            axis.axhline(0, color="0.6", linewidth=0.8)
+            for place, row in enumerate(rows):
+                colour = _COLOURS[row["role"]]
+                axis.plot([place] * 2, [row[f"{prefix}low"], row[f"{prefix}high"]], color=colour, linewidth=2)
+                axis.plot([place], [row[f"{prefix}mean"]], "o", color=colour, markersize=4)
+            axis.set_title(title, fontsize=9)
+            axis.tick_params(labelsize=8)
+            axis.grid(axis="y", color="0.92")
+            axis.set_axisbelow(True)
+            axis.spines[["top", "right"]].set_visible(False)
+        axes.flat[-1].set_xticks(range(len(rows)), [f"{row['layer']}.{row['head']}" for row in rows], rotation=90)
+        axes.flat[-1].set_xlabel("layer.head", fontsize=9)
+        handles = [axes.flat[0].plot([], [], "o", color=colour)[0] for colour in _COLOURS.values()]
+        figure.legend(handles, list(_COLOURS), loc="outside upper center", ncols=3, fontsize=9, frameon=False)
+        return figure
+
+    def __repr__(self) -> str:
+        return f"HeadRoles({', '.join(f'{len(self.heads(role))} {role}' for role in ROLES)}; rate {self.rate:g})"
+
+    def _repr_html_(self) -> str:
+        roles = self.roles
+        header = ["layer", *(f"head {head}" for head in range(len(roles[0])))]
+        facts: dict[str, str | None] = {
+            "roles of heads": f"{len(self.effects)} clips, false discoveries ≤ {self.rate:g}"
+        }
+        facts |= {role: text for role, text in ROLES.items()}
+        return report_html(
+            facts_table(facts), rows_table(header, [[str(layer), *row] for layer, row in enumerate(roles)])
+        )
+
+
+def head_roles(effects: EffectTable, temporal: EffectTable, *, rate: float = 0.05) -> HeadRoles:
+    """Say what each head carries, with false discoveries held to ``rate`` in each table (Benjamini & Hochberg 1995).
+
+    ``"motion"``: its causal temporal score is above 0. ``"place"``: else, if ablating it lowers the target.
+    ``"nothing"``: neither was found.
+
+    Args:
+        effects: of ``AblationEffects``, axes layer and head.
+        temporal: of ``CausalTemporalScore``, of the same heads and clips.
+        rate: in (0, 1).
+
+    Raises:
+        InputError: the tables are not layer × head of the same heads and clips, or the rate is out of range.
+
+    Example:
+        >>> by = AblationEffects(mode="mean", over="tokens")
+        >>> head_roles(by(model, clips, labels), CausalTemporalScore(by)(model, clips, labels)).plot()
+    """
+    if not 0 < rate < 1:
+        raise InputError(f"rate must lie in (0, 1), got {rate}")
+    found = [[(dim, len(table.labels[dim])) for dim in table.dims] for table in (effects, temporal)]
+    rest = [count for sizes in found for dim, count in sizes if dim not in ("layer", "head")]
+    same = found[0] == found[1] and len(effects) == len(temporal)
+    if not same or effects.dims[:2] != ("layer", "head") or max([1, *rest]) > 1:
+        raise InputError(
+            f"wanted two tables of layer × head of the same clips, got {dict(found[0])} of {len(effects)} clips and "
+            f"{dict(found[1])} of {len(temporal)}"
+        )
+    return HeadRoles(_plain(effects), _plain(temporal), rate)
+
+
+def _plain(table: EffectTable) -> EffectTable:
+    """Return the table without axes of one place (time slab and region)."""
+    kept = ("layer", "head")
+    return replace(
+        table,
+        effect=table.effect.reshape(len(table), *(len(table.labels[dim]) for dim in kept)),
+        dims=kept,
+        labels={dim: table.labels[dim] for dim in kept},
+    )

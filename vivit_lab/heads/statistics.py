@@ -1,0 +1,277 @@
+"""Where each head looks, in numbers that mean something for video: distances, times, sameness, sharpness."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vivit_lab.attribution.diagnostics_artefacts import ArtefactTokens
+from vivit_lab.errors import InputError
+from vivit_lab.grid import TokenGrid
+from vivit_lab.heads._places import Places
+from vivit_lab.heads._scoring import without_pruned
+from vivit_lab.heads.clips import clip_set
+from vivit_lab.heads.statistics_result import HeadStatistics
+from vivit_lab.hooks.record import AttentionRecord
+from vivit_lab.hooks.recorder import record_attention
+from vivit_lab.progress import progress_bar
+
+__all__ = ["head_statistics"]
+
+_ROWS_BYTES = 32_000_000  # of rows of the pattern that exist at once
+
+
+def head_statistics(
+    model: Any,
+    clips: Any = None,
+    *,
+    queries: int | None = 256,
+    seed: int = 0,
+    artefacts: ArtefactTokens | None = None,
+    motion: Tensor | None = None,
+    progress: bool | None = None,
+) -> HeadStatistics:
+    """Measure where each head looks: patches ask and patches answer, CLS apart.
+
+    For each head and clip, means over queries of the row without its CLS entry, renormalised:
+
+    - ``spatial_distance`` in pixels of the model's input, ``temporal_distance`` in frames, between the middles of query
+      and key (uniform attention: 116.5 and 10.6 on ViViT-B's 16×14×14 tubelets of 2×16×16);
+    - ``same_frame``, the mass on the query's own row in time (1/16), and ``same_place``, on its own place at other
+      times (15/3136);
+    - the offset profile p(Δt), which is to be divided by the number of pairs that there are at each Δt
+      (``offset_profile``), and ``past_future``, its asymmetry in [-1, 1];
+    - ``entropy`` in nats, ``effective_keys`` = exp(entropy), ``maximal_weight``;
+    - ``cls_mass``, what the row gave to CLS before; ``artefact_mass``, on high-norm tokens, where they are given;
+    - ``following``, with ``motion``: of queries whose content is elsewhere at another time, the mass on where it then
+      is.
+
+    Each is a value and, by ``HeadStatistics.lift``, a multiple of uniform attention of the same queries. A sample of
+    queries stands for all; ``errors`` is its standard error (with the correction for a finite population).
+    Rows are before a head mask. Heads that were pruned are NaN.
+
+    Args:
+        model: a ViViT, or an ``AttentionRecord`` of one.
+        clips: clips, see ``clip_set``; not with a record.
+        queries: tubelets that are sampled as queries in each clip; None takes all, which is exact.
+        seed: of the samples; each clip has its own.
+        artefacts: of the same clips in the same order, from ``artefact_tokens``.
+        motion: (clips, tubelets, t), the place y·w + x at which each tubelet's content is at each time, -1 where that
+            is not known; from ``planted_motion`` or ``estimate_motion``.
+        progress: whether to show a bar; None shows it on a terminal.
+
+    Raises:
+        InputError: the clips do not fit, ``queries`` is not positive, or artefacts or motion are of other clips.
+
+    Cost: a pass a clip, and queries/tokens of a blockwise pass over each pattern; memory 32 MB of rows.
+    """
+    if queries is not None and (isinstance(queries, bool) or not isinstance(queries, int) or queries < 1):
+        raise InputError(f"queries must be a positive integer, or None for all, got {queries!r}")
+    records, count = _records(model, clips)
+    found: list[dict[str, Any]] = []
+    for number, record in progress_bar(enumerate(records), progress, "head statistics", "clip", total=count):
+        _check_extras(record.grid, count, artefacts, motion)
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+        exact = queries is None or queries >= record.grid.num_tubelets
+        sample = torch.arange(record.grid.num_tubelets)
+        if not exact:
+            sample = torch.randperm(record.grid.num_tubelets, generator=generator)[:queries]
+        outliers = None if artefacts is None else artefacts.outliers[number].flatten().to(record.device)
+        places = None if motion is None else motion[number].to(record.device)
+        found.append(_of_clip(record, sample.to(record.device), outliers, places, queries, generator))
+    grid, name, config = found[0]["grid"], found[0]["model_id"], getattr(model, "config", None)
+
+    def stacked(key: str, item: str) -> Tensor:
+        rows = torch.stack([each[key][item] for each in found]).float().cpu()
+        return rows if config is None or key == "uniform" else without_pruned(rows, model)
+
+    names = list(found[0]["values"])
+    profile = torch.stack([each["profile"] for each in found]).float().cpu()
+    if config is not None:
+        profile = without_pruned(profile.movedim(-1, 0), model).movedim(0, -1)
+    return HeadStatistics(
+        {item: stacked("values", item) for item in names},
+        {item: stacked("errors", item) for item in names},
+        {item: stacked("uniform", item) for item in names},
+        profile,
+        torch.stack([each["profile_uniform"] for each in found]).float().cpu(),
+        grid,
+        queries=None if queries is None or queries >= grid.num_tubelets else queries,
+        seed=seed,
+        model_id=name,
+    )
+
+
+def _records(model: Any, clips: Any) -> tuple[Iterator[AttentionRecord], int]:
+    """Return a record of each clip alone, and how many there are."""
+    if isinstance(model, AttentionRecord):
+        if clips is not None:
+            raise InputError("give a record, or a model and clips; got a record and clips")
+        return (_clip_of(model, clip) for clip in range(model.batch_size)), model.batch_size
+    if clips is None:
+        raise InputError("head_statistics wants clips beside a model, or a record alone")
+    found = clip_set(clips)
+    return (record_attention(model, batch.pixel_values) for batch in found.batches(1)), len(found)
+
+
+def _clip_of(record: AttentionRecord, clip: int) -> AttentionRecord:
+    parts = {
+        name: {layer: part.narrow(0, clip, 1) for layer, part in getattr(record, name).items()}
+        for name in ("queries", "keys", "lse")
+    }
+    return replace(record, **parts, head_mask=None, output=None)
+
+
+def _check_extras(grid: TokenGrid, count: int, artefacts: ArtefactTokens | None, motion: Tensor | None) -> None:
+    if artefacts is not None and (artefacts.grid.shape != grid.shape or len(artefacts) != count):
+        raise InputError(
+            f"artefacts are of {len(artefacts)} clips on {artefacts.grid.shape}, not {count} on {grid.shape}"
+        )
+    if motion is not None and tuple(motion.shape) != (count, grid.num_tubelets, grid.t):
+        wanted = (count, grid.num_tubelets, grid.t)
+        raise InputError(f"motion must be (clips, tubelets, t) {wanted}, got {tuple(motion.shape)}")
+
+
+def _of_clip(
+    record: AttentionRecord,
+    sample: Tensor,
+    outliers: Tensor | None,
+    motion: Tensor | None,
+    most: int | None,
+    generator: torch.Generator,
+) -> dict[str, Any]:
+    """Return each statistic of one clip, (layers, heads), its error, and the uniform values of the same queries."""
+    places = Places(record.grid, record.device)
+    flat = torch.full((1, 1, record.grid.num_tokens), 1 / record.grid.num_tokens, device=record.device)
+    base, base_time = places.reduce(flat.expand(1, len(sample), -1), sample)
+    share = 1 - len(sample) / record.grid.num_tubelets  # of the queries that were not asked
+    uniform = {name: value.mean() for name, value in base.items()}
+    layers: list[dict[str, tuple[Tensor, Tensor]]] = []
+    profiles = []
+    movers = None if motion is None else _movers(motion, places, most, generator)
+    for layer in record.layers:
+        rows, profile = _reduced(record, layer, sample, places, outliers)
+        numbers = {name: _mean_and_error(row, share) for name, row in rows.items() if name not in ("past", "future")}
+        numbers["past_future"] = _asymmetry(rows, base, share)
+        if movers is not None:
+            numbers["following"] = _following(record, layer, movers)
+        layers.append(numbers)
+        profiles.append(profile)
+    del uniform["past"], uniform["future"]
+    uniform["past_future"] = torch.tensor(0.0)
+    if outliers is not None:
+        uniform["artefact_mass"] = outliers.float().mean() if bool(outliers.any()) else torch.tensor(torch.nan)
+    if movers is not None:
+        uniform["following"] = movers.chance
+    names = list(layers[0])
+    return {
+        "values": {name: torch.stack([layer[name][0] for layer in layers]) for name in names},
+        "errors": {name: torch.stack([layer[name][1] for layer in layers]) for name in names},
+        "uniform": {name: uniform[name] for name in names},
+        "profile": torch.stack(profiles),
+        "profile_uniform": places.profile(base_time, sample)[0],
+        "grid": record.grid,
+        "model_id": record.model_id,
+    }
+
+
+class _Movers(NamedTuple):
+    """Queries whose content moves.
+
+    Args:
+        queries: (query,) tubelets.
+        mask: (query, tubelet) bool, where each one's content is at other times, if not at its own place.
+        chance: mean share of all tubelets that are so marked; NaN without a query.
+        missed: share of the moving tubelets that were not asked.
+    """
+
+    queries: Tensor
+    mask: Tensor
+    chance: Tensor
+    missed: float
+
+
+def _movers(motion: Tensor, places: Places, most: int | None, generator: torch.Generator) -> _Movers:
+    grid = places.grid
+    other_place = (motion >= 0) & (motion != places.spots.unsqueeze(1))
+    other_time = torch.arange(grid.t, device=motion.device) != places.times.unsqueeze(1)
+    elsewhere = other_place & other_time  # (tubelet, t)
+    moving = elsewhere.any(dim=1).nonzero().squeeze(1)
+    chosen = moving
+    if most is not None and len(moving) > most:
+        chosen = moving[torch.randperm(len(moving), generator=generator)[:most].to(moving.device)]
+    mask = torch.zeros(len(chosen), grid.t, grid.h * grid.w, dtype=torch.bool, device=motion.device)
+    where = elsewhere[chosen]
+    mask.scatter_(2, motion[chosen].clamp_min(0).unsqueeze(-1), where.unsqueeze(-1))
+    mask = mask.flatten(1)
+    chance = mask.float().mean(dim=1).mean() if len(chosen) else torch.tensor(torch.nan)
+    return _Movers(chosen, mask, chance, 1 - len(chosen) / max(1, len(moving)))
+
+
+def _following(record: AttentionRecord, layer: int, movers: _Movers) -> tuple[Tensor, Tensor]:
+    if not len(movers.queries):
+        nothing = torch.full((record.num_heads,), torch.nan, device=record.device)
+        return nothing, nothing
+    places, found = Places(record.grid, record.device), []
+    for part, mask in zip(_parts(record, movers.queries), _parts(record, movers.mask), strict=True):
+        rows = record.rows(layer, part + record.grid.offset, masked=False)[0]
+        found.append((places.split(rows)[1] * mask).sum(dim=-1))
+    return _mean_and_error(torch.cat(found, dim=1), movers.missed)
+
+
+def _parts(record: AttentionRecord, queries: Tensor) -> tuple[Tensor, ...]:
+    return queries.split(max(1, _ROWS_BYTES // (4 * record.num_heads * record.grid.num_tokens)))
+
+
+def _reduced(
+    record: AttentionRecord, layer: int, sample: Tensor, places: Places, outliers: Tensor | None
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return each statistic (head, query) of a layer of a record of one clip, and the profile (head, 2t - 1)."""
+    parts: list[dict[str, Tensor]] = []
+    times = []
+    for queries in _parts(record, sample):
+        rows = record.rows(layer, queries + record.grid.offset, masked=False)[0]
+        found, over_time = places.reduce(rows, queries)
+        if outliers is not None:
+            found["artefact_mass"] = (places.split(rows)[1] * outliers).sum(dim=-1)
+        parts.append(found)
+        times.append(over_time)
+    joined = {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}
+    return joined, places.profile(torch.cat(times, dim=1), sample)
+
+
+def _mean_and_error(rows: Tensor, missed: float) -> tuple[Tensor, Tensor]:
+    """Return the mean over queries of (head, query), and its standard error; ``missed`` is the share not asked."""
+    if rows.shape[1] < 2:
+        error = torch.full((len(rows),), torch.nan if missed else 0.0, device=rows.device)
+    else:
+        error = rows.std(dim=1) * (missed / rows.shape[1]) ** 0.5
+    return rows.mean(dim=1), error
+
+
+def _asymmetry(rows: dict[str, Tensor], base: dict[str, Tensor], missed: float) -> tuple[Tensor, Tensor]:
+    """Return (P - F)/(P + F) of masses divided by the share of pairs, and its error to first order.
+
+    Args:
+        rows: ``past`` and ``future`` of each head and query.
+        base: the same under uniform attention (1, query): the share of pairs.
+        missed: share of the queries that were not asked.
+    """
+    (p, past), (f, future) = (_ratio(rows[name], base[name]) for name in ("past", "future"))
+    if not bool(base["past"].any()) or not bool(base["future"].any()):  # one moment, or all queries at one end
+        nothing = torch.full((len(p),), torch.nan, device=p.device)
+        return nothing, nothing
+    total = (p + f).clamp_min(torch.finfo(p.dtype).tiny)
+    _, error = _mean_and_error(2 * (f * past - p * future) / total.square(), missed)
+    return ((p - f) / total).squeeze(1), error
+
+
+def _ratio(rows: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the ratio of two means over queries (head, 1), and what each query moves it by."""
+    below = base.mean()
+    ratio = rows.mean(dim=1, keepdim=True) / below
+    return ratio, (rows - ratio * base) / below

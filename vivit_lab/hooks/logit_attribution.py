@@ -1,0 +1,250 @@
+"""Direct logit attribution: what each part of the residual stream adds to a class's logit.
+
+With the final LayerNorm's scale frozen, the logit is linear in the last residual stream, which is a sum of what the
+embeddings, every head and every MLP wrote into it. So the logit is a sum of their shares, and of the biases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vivit_lab.errors import InputError
+from vivit_lab.hooks.classes import all_names, named_classes
+from vivit_lab.hooks.inputs import as_pixel_values
+from vivit_lab.hooks.logit_parts import LogitAttribution
+from vivit_lab.hooks.record import AttentionRecord, full_precision
+from vivit_lab.hooks.recorder import evaluating, record_provenance
+from vivit_lab.model.activation_cache import ActivationCache
+from vivit_lab.model.attention import Attention
+from vivit_lab.model.classifier import VivitForVideoClassification
+from vivit_lab.model.encoder import expand_head_mask
+from vivit_lab.model.hook_names import layer_of, leaf_of
+from vivit_lab.model.logit_lens import readout_weights
+from vivit_lab.model.pruned import take_heads
+from vivit_lab.video.clip import Clip
+
+__all__ = ["direct_logit_attribution"]
+
+_KEPT = {
+    "layer": ("embed", "pos_embed", "attn_out", "mlp_out", "scale"),
+    "head": ("embed", "pos_embed", "z", "mlp_out", "scale"),
+    "token": ("embed", "pos_embed", "q", "k", "v", "z", "mlp_out", "scale"),
+}
+
+
+def direct_logit_attribution(
+    model: VivitForVideoClassification,
+    pixel_values: Tensor | Clip | Sequence[Clip],
+    target: int | Sequence[int] | Tensor | None = None,
+    *,
+    by: str = "head",
+    against: int | Sequence[int] | Tensor | None = None,
+    centred: bool = True,
+    head_mask: Tensor | None = None,
+    interpolate_pos_encoding: bool = False,
+) -> LogitAttribution:
+    """Split a class's logit into what each part of the model wrote into the residual stream.
+
+    Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"; for image models Gandelsman et al. 2024
+    (https://arxiv.org/abs/2310.05916). With r_t the weight of token t in what the classifier reads (1 for CLS, or
+    1/tokens), s_t the frozen scale of the final LayerNorm, γ its weight and w the direction of the class, a part that
+    wrote c_t adds Σ_t r_t/s_t · (c_t - mean(c_t)) · (γ·w). A head's share is split over source tokens by its pattern:
+    c_t = Σ_s A_ts W_o v_s.
+
+    Args:
+        model: a ViViT with a classifier whose residual stream is one sum (any variant but the factorised encoder).
+        pixel_values: (batch, frames, channels, height, width), or prepared clips.
+        target: the class, one for each clip, or None for each clip's predicted class.
+        by: ``"layer"`` (embeddings, attention and MLP of each layer), ``"head"`` (attention head by head) or
+            ``"token"`` (each head's share by source token).
+        against: a class whose logit is subtracted, or one for each clip.
+        centred: take the mean over all classes off the direction, so that what raises all logits alike counts nothing;
+            the total is then the logit less the mean logit.
+        head_mask: as for the model's forward.
+        interpolate_pos_encoding: as for the model's forward.
+
+    Returns:
+        The shares, whose sum with ``bias`` is ``total``. Cost: one forward pass in evaluation mode; ``"token"`` of a
+        model that reads the mean of its tokens computes all patterns once more, in blocks.
+
+    Raises:
+        InputError: the clips or classes do not fit, the model has no linear classifier, its residual stream is not one
+            sum, or ``by`` is not known.
+
+    Example:
+        >>> shares = direct_logit_attribution(model, clip, by="head")
+        >>> shares.heads.shape  # clip, layer, head
+        torch.Size([1, 12, 12])
+    """
+    if by not in _KEPT:
+        raise InputError(f"by={by!r} is not known; choose one of {', '.join(_KEPT)}")
+    if getattr(model.config, "variant", None) == "factorized_encoder":
+        raise InputError(
+            "a factorised encoder starts anew between its two stages, so its residual stream is not one sum"
+        )
+    given = as_pixel_values(pixel_values).values.to(model.device)
+    grid = model.grid_of(given, interpolate_pos_encoding)
+    forward = {"head_mask": head_mask, "interpolate_pos_encoding": interpolate_pos_encoding}
+    with evaluating(model), torch.no_grad(), full_precision(model.device):
+        weights = readout_weights(model, grid.num_tokens, grid)
+        read = weights.nonzero().flatten().tolist()  # the tokens that the classifier reads: CLS alone, or all
+        kept = {"pos_slice": read} if by != "token" else {}
+        output, cache = model.run_with_cache(
+            given, names_filter=lambda name: leaf_of(name) in _KEPT[by], **kept, **forward
+        )
+        aim = _aim(model, output.logits, target, against, centred=centred)
+        pulled = _pulled_back(model, cache, aim.direction, weights, read, cut=by != "token")
+        mask = expand_head_mask(head_mask, len(model.blocks), len(given), model.config.num_attention_heads, like=pulled)
+        parts = _Parts(model, cache, pulled, read, mask)
+        labels, values, constant, by_token = parts.split(by)
+        norm_bias = (aim.direction * model.ln_final.bias.float()).sum(dim=-1)
+    return LogitAttribution(
+        values=values,
+        labels=labels,
+        bias=aim.bias + norm_bias + constant,
+        total=aim.total,
+        by=by,
+        centred=centred and against is None,
+        targets=aim.names,
+        by_token=by_token,
+        grid=grid,
+        model_id=cache.model_id,
+        provenance=record_provenance(model, model.dtype),
+    )
+
+
+class _Aim(NamedTuple):
+    """The class's direction (batch, d_model), its bias and logit (batch,), all float32, and its name for each clip."""
+
+    direction: Tensor
+    bias: Tensor
+    total: Tensor
+    names: list[str]
+
+
+def _aim(model: Any, logits: Tensor, target: Any, against: Any, *, centred: bool) -> _Aim:
+    if not isinstance(getattr(model, "classifier", None), torch.nn.Linear):
+        raise InputError("the model has no linear classifier, so there is no logit to split")
+    # one row for each class: its direction, bias and the clips' logits
+    weight, bias, logits = model.classifier.weight.float(), model.classifier.bias.float(), logits.float()
+    classes, names = named_classes(target, logits, model.config)
+    aim = _Aim(weight[classes], bias[classes], logits.gather(1, classes[:, None])[:, 0], names)
+    if against is not None:
+        others, rivals = named_classes(against, logits, model.config)
+        if bool((classes == others).any()):
+            raise InputError(f"the classes compared are the same: {all_names(names)} and {all_names(rivals)}")
+        rest = _Aim(weight[others], bias[others], logits.gather(1, others[:, None])[:, 0], rivals)
+        names = [f"{name}, against {rival}" for name, rival in zip(names, rivals, strict=True)]
+    elif centred:
+        rest = _Aim(weight.mean(dim=0), bias.mean(), logits.mean(dim=1), names)
+    else:
+        return aim
+    return _Aim(aim.direction - rest.direction, aim.bias - rest.bias, aim.total - rest.total, names)
+
+
+def _pulled_back(
+    model: Any, cache: ActivationCache, direction: Tensor, weights: Tensor, read: list[int], *, cut: bool
+) -> Tensor:
+    """The direction as it stands before the final LayerNorm: (batch, token read, d_model) float32.
+
+    Its product with what a part wrote, summed over tokens, is that part's share.
+    """
+    index = torch.tensor(read, device=direction.device)
+    scale = cache["ln_final.hook_scale"].float()
+    scale = scale if cut else scale.index_select(1, index)
+    weighted = direction * model.ln_final.weight.float()
+    weighted = weighted - weighted.mean(dim=-1, keepdim=True)  # the centring of the LayerNorm, moved over
+    return weighted[:, None] * weights.index_select(0, index)[:, None] / scale
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Computes the shares of one pass.
+
+    Args:
+        model: the model.
+        cache: what it wrote; at the tokens read alone, unless shares are split by source token.
+        pulled: (batch, token read, d_model), see ``_pulled_back``.
+        read: the tokens that the classifier reads.
+        mask: (layers, batch or 1, heads, 1, 1) or None.
+    """
+
+    model: Any
+    cache: ActivationCache
+    pulled: Tensor
+    read: list[int]
+    mask: Tensor | None
+
+    def split(self, by: str) -> tuple[list[str], Tensor, Tensor, Tensor | None]:
+        """Return labels, shares (batch, component), the output biases' share (batch,) and shares by source token."""
+        labels, values, sources = [], [], []
+        constant = self.pulled.new_zeros(len(self.pulled))
+        for name in self.cache.points:
+            what, layer = leaf_of(name), layer_of(name)
+            if what in ("embed", "pos_embed", "mlp_out") or (what == "attn_out" and by == "layer"):
+                labels.append(what if layer is None else f"{layer}_{what}")
+                values.append(self._written(name)[:, None])
+            elif what == "z" and by != "layer" and layer is not None:
+                attention = self.model.get_submodule(name.rpartition(".")[0])
+                constant = constant + (self.pulled * attention.o.bias.float()).sum(dim=(1, 2))
+                shares = self._heads(name, attention) if by == "head" else self._sources(name, attention, layer)
+                sources.append(shares)
+                values.append(shares if by == "head" else shares.sum(dim=-1))
+                born = range(attention.num_heads) if attention.kept_heads is None else attention.kept_heads
+                labels += [f"L{layer}H{head}" for head in born]
+        by_token = torch.cat(sources, dim=1) if by == "token" else None
+        return labels, torch.cat(values, dim=1), constant, by_token
+
+    def _written(self, name: str) -> Tensor:
+        """The share (batch,) of what a point added to the stream."""
+        return (self._at_read(self.cache[name]) * self.pulled).sum(dim=(1, 2))
+
+    def _at_read(self, tensor: Tensor) -> Tensor:
+        if self.cache.tokens is None:
+            tensor = tensor.index_select(1, torch.tensor(self.read, device=tensor.device))
+        return tensor.float()
+
+    def _into_heads(self, attention: Attention) -> Tensor:
+        """The direction as each head's context meets it: (batch, head, token read, d_head)."""
+        weight = attention.o.weight.float().unflatten(1, (attention.num_heads, -1))  # d_model, head, d_head
+        return torch.einsum("btm,mhd->bhtd", self.pulled, weight)
+
+    def _heads(self, name: str, attention: Attention) -> Tensor:
+        context = self._at_read(self.cache[name]).transpose(1, 2)
+        return (context * self._into_heads(attention)).sum(dim=(2, 3))
+
+    def _sources(self, name: str, attention: Attention, layer: int) -> Tensor:
+        """The shares (batch, head, source token) of one layer: only rows that are read, in blocks."""
+        path = name.rpartition(".")[0]
+        if path not in self.cache.scales or path in self.cache.fixed_patterns:
+            raise InputError(
+                f"by='token' wants plain attention of all tokens to all, as the softmax of q and k; {path} is another "
+                "kind, or a hook changes its pattern: use by='head'"
+            )
+        query, key, value = (self.cache[f"{path}.hook_{what}"].transpose(1, 2) for what in "qkv")
+        aim = self._into_heads(attention)
+        if self.mask is not None:
+            aim = aim * take_heads(self.mask[layer], attention.kept_heads).float()
+        if not attention.num_heads:
+            return value.new_zeros(value.shape[:3], dtype=torch.float32)
+        grid = self.cache.grid
+        assert grid is not None, "the cache is of pixel values"
+        record = AttentionRecord(grid, {layer: query}, {layer: key}, attention.scale, layer + 1)
+        if len(self.read) == 1:
+            carried = torch.matmul(record.rows(layer, self.read).transpose(-1, -2), aim)
+        else:
+            carried = torch.stack([_carried(record, layer, clip, each) for clip, each in enumerate(aim)])
+        return (carried * value.float()).sum(dim=-1)
+
+
+def _carried(record: AttentionRecord, layer: int, clip: int, aim: Tensor) -> Tensor:
+    """patternᵀ · aim of one clip, (head, source, d_head), in blocks of rows."""
+    total = torch.zeros_like(aim)
+    for rows, block in record.pattern_blocks(layer, clip):
+        total += torch.bmm(block.transpose(1, 2), aim[:, rows])
+    return total

@@ -1,0 +1,231 @@
+"""Augmentation of clips: where, when and in which colours a training clip is seen. One draw serves all its frames."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from vivit_lab.errors import ConfigError
+from vivit_lab.video.preprocess import VivitImageProcessor
+from vivit_lab.video.preprocess_fast import fast_clip
+
+__all__ = ["Augmentation", "jitter_colours"]
+
+_LUMA = (0.299, 0.587, 0.114)
+_PROBABILITIES = ("scale_probability", "flip", "colour", "grey")
+_AMOUNTS = ("brightness", "saturation", "contrast", "hue")
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training clips are varied. The defaults are those released with Arnab et al. 2021 for Kinetics 400.
+
+    The amounts of colour are those of the paper's data pipeline (DMVR). All randomness comes from the generator of a
+    call, so that a clip of a run is a function of the run's seed and the clip's place in it.
+
+    Args:
+        stride: lowest and highest distance of sampled frames, in frames; drawn evenly among the whole numbers between.
+        random_start: begin the window anywhere in the video; False takes the middle.
+        scale: the frame, already resized as the processor does, is scaled by factors drawn between these two, height
+            and width each their own; never to less than the crop.
+        scale_probability: of scaling at all, 0 … 1.
+        random_crop: crop anywhere; False crops the centre.
+        resized_crop: instead of scale and crop: cut a box of this share of the frame's area (lowest, highest; 0 … 1)
+            and resize it to the model's input. None is off. Not in the paper.
+        aspect: lowest and highest ratio of width to height of that box.
+        flip: probability of a mirror image, left and right exchanged. 0 where sides matter (directions, text).
+        colour: probability of a change of colours.
+        brightness: largest shift, as a share of the range of levels.
+        saturation: colours are multiplied by 1 ± this much, at most.
+        contrast: the distance to a frame's mean is multiplied by 1 ± this much, at most.
+        hue: largest turn of the colour circle, in turns.
+        grey: probability of losing all colour.
+
+    Raises:
+        ConfigError: a field is out of its range.
+
+    Example:
+        >>> Augmentation(flip=0.0, stride=(1, 4))(frames, np.random.default_rng(0), processor).shape
+        torch.Size([32, 3, 224, 224])
+    """
+
+    stride: tuple[int, int] = (2, 2)
+    random_start: bool = True
+    scale: tuple[float, float] = (0.9, 1.33)
+    scale_probability: float = 1.0
+    random_crop: bool = True
+    resized_crop: tuple[float, float] | None = None
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    colour: float = 0.8
+    brightness: float = 32 / 255
+    saturation: float = 0.4
+    contrast: float = 0.4
+    hue: float = 0.2
+    grey: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("stride", 1, math.inf), ("scale", 1e-3, 1e3), ("aspect", 1e-3, 1e3)):
+            self._check_span(name, low, high)
+        if self.resized_crop is not None:
+            self._check_span("resized_crop", 1e-6, 1)
+        if any(isinstance(value, bool) or not isinstance(value, (int, np.integer)) for value in self.stride):
+            raise ConfigError(f"stride must be two whole numbers of frames, got {self.stride!r}")
+        for name in _PROBABILITIES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must be a probability, 0 … 1, got {getattr(self, name)!r}")
+        for name in _AMOUNTS:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must lie in 0 … 1, got {getattr(self, name)!r}")
+        for name in ("random_start", "random_crop"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} must be True or False, got {getattr(self, name)!r}")
+
+    def _check_span(self, name: str, low: float, high: float) -> None:
+        span = getattr(self, name)
+        if isinstance(span, list):
+            object.__setattr__(self, name, tuple(span))
+            span = tuple(span)
+        if not isinstance(span, tuple) or len(span) != 2 or not low <= span[0] <= span[1] <= high:
+            raise ConfigError(f"{name} must be two numbers, the lower first, of {low:g} … {high:g}; got {span!r}")
+
+    @classmethod
+    def none(cls, stride: int = 2) -> Augmentation:
+        """Return the augmentation that changes nothing: the middle window, as the processor prepares it."""
+        return cls(
+            stride=(stride, stride),
+            random_start=False,
+            scale_probability=0.0,
+            random_crop=False,
+            flip=0.0,
+            colour=0.0,
+            grey=0.0,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-able values."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def frame_indices(self, start: int, stop: int, count: int, generator: np.random.Generator) -> np.ndarray:
+        """Return the frames of a window inside a stretch of a video.
+
+        Args:
+            start: first frame of the stretch.
+            stop: one past its last frame; more than ``start``.
+            count: frames of a clip.
+            generator: of stride and place.
+
+        Returns:
+            (count,) int64, not decreasing. A stretch shorter than the window is followed by repeats of its last frame.
+        """
+        stride = int(generator.integers(self.stride[0], self.stride[1], endpoint=True))
+        room = max(stop - start - (stride * (count - 1) + 1), 0)
+        first = start + (int(generator.integers(room, endpoint=True)) if self.random_start else room // 2)
+        return (first + stride * np.arange(count)).clip(max=stop - 1)
+
+    def __call__(
+        self,
+        frames: UInt8[np.ndarray, "frame height width 3"],
+        generator: np.random.Generator,
+        processor: VivitImageProcessor,
+    ) -> Float[Tensor, "frame 3 new_height new_width"]:
+        """Return a varied clip as the model's pixel values.
+
+        Args:
+            frames: (frame, height, width, 3) uint8 RGB.
+            generator: of all that is drawn.
+            processor: gives sizes, resampling, and range of the pixel values.
+
+        Returns:
+            (frame, 3, height, width) float32 of the model's size, normalised as the processor does.
+        """
+        levels = self._place(frames, generator, processor)
+        if generator.random() < self.flip:
+            levels = levels.flip(-1)
+        pixels = levels.to(torch.float32)
+        if generator.random() < self.colour:
+            shift = 255 * self.brightness * float(generator.uniform(-1, 1))
+            saturation = 1 + self.saturation * float(generator.uniform(-1, 1))
+            contrast = 1 + self.contrast * float(generator.uniform(-1, 1))
+            turn = self.hue * float(generator.uniform(-1, 1))
+            pixels = jitter_colours(pixels, shift, saturation, contrast, turn)
+        if generator.random() < self.grey:
+            pixels = _luma(pixels).expand_as(pixels)
+        gain, bias = (torch.tensor(values).reshape(3, 1, 1) for values in processor.gain_and_bias(3))
+        return (pixels * gain + bias).contiguous()
+
+    def _place(self, frames: np.ndarray, generator: np.random.Generator, processor: VivitImageProcessor) -> Tensor:
+        """Return the levels (frame, 3, height, width) uint8 of the part of the frames that is shown."""
+        plain = replace(processor, do_rescale=False, offset=False, do_normalize=False)
+        rows, columns = frames.shape[1:3]
+        plan = plain.plan(rows, columns)
+        wanted = {"height": plan.height, "width": plan.width}
+        if self.resized_crop is not None:
+            top, left, height, width = self._box(rows, columns, generator)
+            part = np.ascontiguousarray(frames[:, top : top + height, left : left + width])
+            return fast_clip(part, replace(plain, do_resize=True, size=wanted, do_center_crop=False))
+        scaled = plan.resized
+        if generator.random() < self.scale_probability:
+            factors = generator.uniform(*self.scale, size=2)
+            scaled = tuple(round(size * factor) for size, factor in zip(plan.resized, factors, strict=True))
+        if scaled == plan.resized and not self.random_crop:
+            return fast_clip(frames, plain)
+        size = {"height": max(scaled[0], plan.height), "width": max(scaled[1], plan.width)}
+        whole = fast_clip(frames, replace(plain, do_resize=True, size=size, do_center_crop=False))
+        room = (size["height"] - plan.height, size["width"] - plan.width)
+        top, left = (int(generator.integers(free, endpoint=True)) if self.random_crop else free // 2 for free in room)
+        return whole.narrow(2, top, plan.height).narrow(3, left, plan.width)
+
+    def _box(self, rows: int, columns: int, generator: np.random.Generator) -> tuple[int, int, int, int]:
+        """Return top, left, height and width of a box of the wanted area and aspect, as far as it fits."""
+        assert self.resized_crop is not None, "asked for only where it is on"
+        area = rows * columns * float(generator.uniform(*self.resized_crop))
+        aspect = math.exp(float(generator.uniform(*np.log(self.aspect))))
+        height = min(max(round(math.sqrt(area / aspect)), 1), rows)
+        width = min(max(round(math.sqrt(area * aspect)), 1), columns)
+        top, left = (int(generator.integers(free, endpoint=True)) for free in (rows - height, columns - width))
+        return top, left, height, width
+
+
+def jitter_colours(
+    levels: Float[Tensor, "frame 3 height width"], shift: float, saturation: float, contrast: float, hue: float
+) -> Float[Tensor, "frame 3 height width"]:
+    """Change the colours of a clip, all frames alike: brightness, saturation, contrast, hue, in this order.
+
+    Args:
+        levels: (frame, 3, height, width), 0 … 255.
+        shift: added to all levels.
+        saturation: the distance to the pixel's grey is multiplied by this.
+        contrast: the distance to the frame's mean of each channel is multiplied by this.
+        hue: turn about the axis of greys, in turns (in YIQ, so that the grey stays).
+
+    Returns:
+        The same shape, cut to 0 … 255.
+    """
+    levels = levels + shift
+    grey = _luma(levels)
+    levels = grey + saturation * (levels - grey)
+    mean = levels.mean(dim=(-2, -1), keepdim=True)
+    levels = mean + contrast * (levels - mean)
+    if hue:
+        levels = torch.einsum("oc,fchw->fohw", _hue_matrix(hue), levels)
+    return levels.clamp(0, 255)
+
+
+def _luma(levels: Tensor) -> Tensor:
+    weights = torch.tensor(_LUMA, dtype=levels.dtype).reshape(3, 1, 1)
+    return (levels * weights).sum(-3, keepdim=True)
+
+
+def _hue_matrix(hue: float) -> Tensor:
+    """Return the (3, 3) matrix that turns colours about the axis of greys."""
+    to_yiq = torch.tensor([_LUMA, (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)], dtype=torch.float64)
+    cosine, sine = math.cos(math.tau * hue), math.sin(math.tau * hue)
+    turn = torch.tensor([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]], dtype=torch.float64)
+    return (torch.linalg.inv(to_yiq) @ turn @ to_yiq).to(torch.float32)

@@ -1,0 +1,205 @@
+"""A user's own labelled clips: found in folders or a table, split, checked, and read as a run wants them."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+
+from vivit_lab.errors import InputError, VideoError
+from vivit_lab.progress import progress_bar
+from vivit_lab.video.decode import decode_frames
+from vivit_lab.video.index import FrameIndex, load_index
+from vivit_lab.video.suffixes import VIDEO_SUFFIXES
+
+__all__ = ["LabelledClip", "class_names", "find_clips", "read_window", "readable_clips", "split_clips", "stretch_of"]
+
+_SPLITS = {"train": "train", "training": "train", "val": "validation", "valid": "validation"} | {
+    "validation": "validation",
+    "test": "test",
+}
+
+
+@dataclass(frozen=True)
+class LabelledClip:
+    """A stretch of a video and its class.
+
+    Args:
+        path: the video.
+        label: the class's name.
+        split: ``"train"``, ``"validation"`` or ``"test"``; None where the data does not say.
+        start: where the stretch begins, in seconds from the first frame; None is the beginning.
+        end: where it ends; None is the end.
+    """
+
+    path: Path
+    label: str
+    split: str | None = None
+    start: float | None = None
+    end: float | None = None
+
+
+def find_clips(source: str | os.PathLike[str]) -> list[LabelledClip]:
+    """Return the labelled clips of a folder or a table, in an order that does not depend on the file system.
+
+    Args:
+        source: a folder of class folders (``FOLDER/CLASS/*.mp4``), which may lie in folders of splits
+            (``FOLDER/train/CLASS/*.mp4``, ``FOLDER/val/…``); a folder with a ``manifest.csv``; or such a table: columns
+            ``path`` (relative to the table) and ``label`` or ``label_name``, and, where wanted, ``split`` (train,
+            validation, test) and ``start`` and ``end`` in seconds.
+
+    Raises:
+        InputError: there is nothing of the kind, or a row is incomplete or wrong.
+    """
+    path = Path(source)
+    table = path if path.suffix.lower() == ".csv" else path / "manifest.csv"
+    if table.is_file():
+        return _read_table(table)
+    if not path.is_dir():
+        raise InputError(f"there is no {path}: wanted a folder of class folders, or a CSV file with path and label")
+    folders = sorted(item for item in path.iterdir() if item.is_dir() and not item.name.startswith("."))
+    if folders and all(folder.name.lower() in _SPLITS for folder in folders):
+        return [clip for folder in folders for clip in _read_folders(folder, _SPLITS[folder.name.lower()])]
+    return _read_folders(path, None)
+
+
+def _read_folders(path: Path, split: str | None) -> list[LabelledClip]:
+    found = [
+        LabelledClip(file, folder.name, split)
+        for folder in sorted(item for item in path.iterdir() if item.is_dir() and not item.name.startswith("."))
+        for file in sorted(folder.rglob("*"))
+        if file.suffix.lower() in VIDEO_SUFFIXES
+    ]
+    if not found:
+        raise InputError(
+            f"{path} has no class folders with videos: wanted {path.name}/CLASS/video.mp4 "
+            f"({', '.join(sorted(VIDEO_SUFFIXES))}), or a table manifest.csv"
+        )
+    return found
+
+
+def _read_table(table: Path) -> list[LabelledClip]:
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    names = set(rows[0]) if rows else set()
+    column = "label_name" if "label_name" in names else "label"
+    if not {"path", column} <= names:
+        raise InputError(f"{table} wants a header with path and label (also split, start, end) and at least one row")
+    return [_read_row(f"{table}, line {line}", table.parent, row, column) for line, row in enumerate(rows, start=2)]
+
+
+def _read_row(place: str, folder: Path, row: dict[str, str | None], column: str) -> LabelledClip:
+    values = {name: (value or "").strip() for name, value in row.items() if name is not None and not _is_list(value)}
+    if not values.get("path") or not values.get(column):
+        raise InputError(f"{place}: wanted a path and a {column}, got {row}")
+    split = values.get("split", "").lower()
+    if split and split not in _SPLITS:
+        raise InputError(f"{place}: split must be train, validation or test, got {split!r}")
+    try:
+        start, end = (float(values[name]) if values.get(name) else None for name in ("start", "end"))
+    except ValueError as error:
+        raise InputError(f"{place}: start and end are seconds, got {row}") from error
+    if (start or 0.0) < 0 or (end is not None and not end > (start or 0.0)):
+        raise InputError(f"{place}: wanted 0 <= start < end in seconds, got start={start}, end={end}")
+    return LabelledClip(folder / values["path"], values[column], _SPLITS.get(split), start, end)
+
+
+def _is_list(value: Any) -> bool:
+    """Whether a row had more columns than its header: the rest comes as a list."""
+    return isinstance(value, list)
+
+
+def class_names(clips: Sequence[LabelledClip]) -> list[str]:
+    """Return the classes of clips in order: by number where all are numbers, else by name."""
+    names = {clip.label for clip in clips}
+    return sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
+
+
+def split_clips(
+    clips: Sequence[LabelledClip], validation: float = 0.2, seed: int = 0
+) -> tuple[list[LabelledClip], list[LabelledClip]]:
+    """Return the clips to train on and those to validate on; clips of a split ``"test"`` are in neither.
+
+    Where the data has a split ``"validation"``, that is taken. Else a share of each class is drawn, at least one clip
+    of a class that has two, none of one that has one. The draw depends on the seed and on the order of the clips of a
+    class, and not on other classes.
+
+    Args:
+        clips: as found.
+        validation: share of each class to validate on, 0 … 1 (1 excluded); 0 for none.
+        seed: of the draw.
+
+    Raises:
+        InputError: the share is out of range, or nothing is left to train on.
+    """
+    if not 0 <= validation < 1:
+        raise InputError(f"validation must be a share in 0 … 1 (1 excluded), got {validation!r}")
+    own = [clip for clip in clips if clip.split == "validation"]
+    rest = [clip for clip in clips if clip.split in (None, "train")]
+    if not rest:
+        raise InputError(f"of {len(clips)} clips none is for training (split train, or none given)")
+    if own or not validation:
+        return rest, own
+    classes = defaultdict(list)
+    for place, clip in enumerate(rest):
+        classes[clip.label].append(place)
+    chosen: set[int] = set()
+    for label, places in classes.items():
+        count = min(max(round(validation * len(places)), 1), len(places) - 1)
+        generator = np.random.default_rng([seed, crc32(label.encode())])
+        chosen.update(generator.permutation(places)[:count].tolist())
+    return (
+        [clip for place, clip in enumerate(rest) if place not in chosen],
+        [clip for place, clip in enumerate(rest) if place in chosen],
+    )
+
+
+def readable_clips(
+    clips: Sequence[LabelledClip], *, progress: bool | None = None
+) -> tuple[list[LabelledClip], list[tuple[LabelledClip, str]]]:
+    """Return the clips whose first and last frame can be decoded, and the others with the reason.
+
+    Args:
+        clips: as found.
+        progress: show a bar; None shows it on a terminal.
+    """
+    good, bad = [], []
+    for clip in progress_bar(clips, progress, "checking videos", "video"):
+        try:
+            index = load_index(clip.path)
+            start, stop = stretch_of(clip, index)
+            read_window(clip, index, np.unique([start, stop - 1]))
+        except (VideoError, InputError) as error:
+            bad.append((clip, " ".join(str(error).split())))
+        else:
+            good.append(clip)
+    return good, bad
+
+
+def stretch_of(clip: LabelledClip, index: FrameIndex) -> tuple[int, int]:
+    """Return the half-open span of frames (start, stop) of a clip.
+
+    Raises:
+        InputError: the clip begins after the video's end.
+    """
+    if clip.start is not None and clip.start >= index.end:
+        raise InputError(f"{clip.path} ends at {index.end:.3f} s, before the clip's start at {clip.start} s")
+    start = 0 if clip.start is None else index.frame_at(clip.start)
+    stop = len(index) if clip.end is None else int(np.searchsorted(index.seconds, clip.end, side="left"))
+    return start, max(stop, start + 1)
+
+
+def read_window(clip: LabelledClip, index: FrameIndex, frames: np.ndarray) -> np.ndarray:
+    """Return frames of a video, (frame, height, width, 3) uint8, decoded in one thread.
+
+    Raises:
+        VideoError: a frame cannot be decoded.
+    """
+    return decode_frames(os.fspath(clip.path), index, frames, threads=1)[0]

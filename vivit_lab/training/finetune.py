@@ -1,0 +1,223 @@
+"""Fine-tune a model on a user's own labelled clips."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import html
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vivit_lab.errors import ConfigError, InputError
+from vivit_lab.model.auto import load_model
+from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.training.adapt import adapt_model, adapt_processor
+from vivit_lab.training.augment import Augmentation
+from vivit_lab.training.clips import LabelledClip, class_names, find_clips, readable_clips, split_clips
+from vivit_lab.training.config import TrainingConfig
+from vivit_lab.training.datasets import RunClips, ViewClips
+from vivit_lab.training.files import RunFiles
+from vivit_lab.training.loop import TrainingResult, train
+from vivit_lab.training.presets import preset_by_name
+from vivit_lab.training.scores import ClassificationReport, classify_clips
+from vivit_lab.video.preprocess import VivitImageProcessor
+
+__all__ = ["FinetuneResult", "finetune"]
+
+
+@dataclass(frozen=True, eq=False)
+class FinetuneResult:
+    """What fine-tuning came to.
+
+    Args:
+        training: steps, time and accuracies of the run.
+        model: the classifier with its last weights, in evaluation mode.
+        processor: prepares its pixels.
+        changes: what did not come from the model it started from as it was, a sentence each.
+        skipped: clips that cannot be read, and why.
+        config: how it was trained.
+        report: the best model's predictions for the validation clips; None without any.
+    """
+
+    training: TrainingResult
+    model: VivitForVideoClassification
+    processor: VivitImageProcessor
+    changes: tuple[str, ...]
+    skipped: tuple[tuple[LabelledClip, str], ...]
+    config: TrainingConfig
+    report: ClassificationReport | None
+
+    @property
+    def last(self) -> Path:
+        """Directory of the model with its last weights, which everything that takes a model's name loads."""
+        return self.training.directory
+
+    @property
+    def best(self) -> Path:
+        """Directory of the model that was best on the validation clips; the last one without any."""
+        return self.last if self.report is None else self.last / "best"
+
+    def summary(self) -> list[str]:
+        """Return what happened, a sentence each."""
+        lines = [*self.changes, f"{self.training.steps} steps in {self.training.seconds:.0f} s"]
+        if self.skipped:
+            lines.append(f"{len(self.skipped)} clips cannot be read and were left out: {self.last / 'skipped.csv'}")
+        if self.report is not None:
+            lines.append(f"best after {self.training.best_step} steps: {self.report}")
+        return lines
+
+    def _repr_html_(self) -> str:
+        lines = "".join(f"<li>{html.escape(line)}</li>" for line in self.summary())
+        return f"<ul>{lines}</ul>" + (self.report._repr_html_() if self.report is not None else "")
+
+
+def finetune(
+    model: VivitModel | VivitForVideoClassification,
+    processor: VivitImageProcessor,
+    data: str | os.PathLike[str] | Sequence[LabelledClip],
+    out: str | os.PathLike[str],
+    *,
+    preset: str = "small",
+    augmentation: Augmentation | None = None,
+    num_frames: int | None = None,
+    image_size: int | None = None,
+    epochs: float | None = None,
+    validation: float = 0.2,
+    views: int = 4,
+    stride: int | None = None,
+    on_error: str = "skip",
+    resume: bool = False,
+    cpu: bool = False,
+    progress: bool | None = None,
+    **changes: Any,
+) -> FinetuneResult:
+    """Train a model on labelled clips, from where it is, and save it.
+
+    Written to ``out``: the last model and its processor; the best of the validation clips in ``out/best``; and
+    ``finetune.json`` (settings), ``training.json``, ``log.jsonl``, ``checkpoints/``, ``validation.csv`` (a row a
+    clip), ``skipped.csv``. Both directories load in everything that takes a model's name. A run that was cut off, even
+    by ``kill -9``, ends bit for bit where an uninterrupted one does, on one machine with as many threads.
+
+    Args:
+        model: to start from; it stays as it is.
+        processor: of the model.
+        data: a folder of class folders or a table (see ``find_clips``), or clips.
+        out: a directory.
+        preset: where settings that are not given come from, a name of ``PRESETS``.
+        augmentation: how clips are varied.
+        num_frames: frames of a clip; None keeps the model's. Positions are interpolated.
+        image_size: height and width in pixels; likewise.
+        epochs: how often each clip is seen; or give ``steps``.
+        validation: share of each class to validate on, where the data has no split of its own; 0 for none.
+        views: windows of a validation clip whose logits are averaged.
+        stride: distance of the frames of those; None is the lowest of the augmentation.
+        on_error: ``"skip"`` leaves out clips that cannot be read, and lists them; ``"raise"`` refuses to begin.
+        resume: continue the run in ``out``, or begin where there is none.
+        cpu: stay on the CPU although there is a GPU.
+        progress: show bars; None shows them on a terminal.
+        **changes: fields of ``TrainingConfig``.
+
+    Raises:
+        InputError: data, split, labels or ``on_error`` are not usable; or ``out`` holds another run.
+        ConfigError: a setting is wrong, or the run in ``out`` had others.
+        MissingExtraError: Accelerate is not installed.
+
+    Example:
+        >>> result = finetune(*load_pair("planted"), "my_videos", "run", epochs=5, freeze_layers=3)
+    """
+    chosen = preset_by_name(preset)
+    varied = chosen.augmentation if augmentation is None else augmentation
+    stride = varied.stride[0] if stride is None else stride
+    good, bad = _usable(data, on_error, progress=progress)
+    training, held = split_clips(good, validation, changes.get("seed", 0))
+    sizes = {"num_frames": num_frames, "image_size": image_size}
+    network, told = adapt_model(model, class_names(training), seed=changes.get("seed", 0), **sizes)
+    names, frames = list((network.config.id2label or {}).values()), network.config.num_frames
+    processor = adapt_processor(processor, network.config.image_size)
+    world = int(os.environ.get("WORLD_SIZE", "1"))  # set by ``accelerate launch``
+    config = chosen.config(len(training), epochs=epochs, processes=world, **changes)
+    total = config.steps * config.batch_size * config.accumulate * world
+    run = RunClips(training, names, total, frames, processor, varied, seed=config.seed, shuffle=config.shuffle)
+    check = ViewClips(held, names, frames, processor, stride=stride, views=views) if held else None
+    settings = {
+        "model": model.name_or_path,
+        "classes": names,
+        "num_frames": frames,
+        "image_size": network.config.image_size,
+        "training": _digest(training),
+        "validation": _digest(held),
+        "shuffle": config.shuffle,
+        "views": views,
+        "stride": stride,
+        "augmentation": varied.to_dict(),
+        "processor": processor.to_dict(),
+        "changes": told,
+    }
+    ordered = replace(config, shuffle=False)  # the clips of the run are in their order already
+    _write_down(Path(out), ordered, settings, bad, processor, resume=resume)
+    done = train(
+        network, run, ordered, out, evaluation=check, keep_best=True, resume=resume, cpu=cpu, progress=progress
+    )
+    report = None
+    if check is not None:
+        best: Any = load_model(done.directory / "best", device=network.device)
+        report = classify_clips(best, processor, held, stride=stride, views=views, progress=progress)
+        if _is_main():
+            report.to_csv(done.directory / "validation.csv")
+    return FinetuneResult(done, network, processor, tuple(told), tuple(bad), config, report)
+
+
+def _usable(
+    data: str | os.PathLike[str] | Sequence[LabelledClip], on_error: str, *, progress: bool | None
+) -> tuple[list[LabelledClip], list[tuple[LabelledClip, str]]]:
+    if on_error not in ("skip", "raise"):
+        raise InputError(f"on_error must be 'skip' or 'raise', got {on_error!r}")
+    clips = find_clips(data) if isinstance(data, (str, os.PathLike)) else list(data)
+    good, bad = readable_clips(clips, progress=progress)
+    if bad and (on_error == "raise" or not good):
+        raise InputError(f"{len(bad)} of {len(clips)} clips cannot be read, the first {bad[0][0].path}: {bad[0][1]}")
+    return good, bad
+
+
+def _is_main() -> bool:
+    return os.environ.get("RANK", "0") == "0"  # set by ``accelerate launch``
+
+
+def _digest(clips: Sequence[LabelledClip]) -> dict[str, Any]:
+    """Return how many clips there are and a hash of them, by which a changed data set shows."""
+    rows = [[os.fspath(clip.path), clip.label, clip.start, clip.end] for clip in clips]
+    return {"clips": len(rows), "sha256": hashlib.sha256(json.dumps(rows).encode()).hexdigest()}
+
+
+def _write_down(
+    out: Path,
+    config: TrainingConfig,
+    settings: dict[str, Any],
+    bad: Sequence[tuple[LabelledClip, str]],
+    processor: VivitImageProcessor,
+    *,
+    resume: bool,
+) -> None:
+    """Write what the run is made of, having made sure that the directory holds no other."""
+    newest = RunFiles(out, config).newest(resume=resume)
+    path = out / "finetune.json"
+    if newest is not None and path.is_file():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if different := [name for name in settings if stored.get(name) != json.loads(json.dumps(settings[name]))]:
+            raise ConfigError(
+                f"the run in {out} cannot continue: other {', '.join(different)} than then; name another directory"
+            )
+    if not _is_main():
+        return
+    for folder in (out, out / "best") if settings["validation"]["clips"] else (out,):
+        processor.save_pretrained(folder)
+    draft = path.with_suffix(".part")
+    draft.write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    draft.replace(path)
+    with (out / "skipped.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([["path", "label", "error"], *([str(clip.path), clip.label, why] for clip, why in bad)])

@@ -1,0 +1,78 @@
+"""Several windows of one video: the views whose logits are averaged."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from vivit_lab.errors import InputError
+from vivit_lab.video.clip import Clip
+from vivit_lab.video.index import load_index
+from vivit_lab.video.read import Processor, read_frames
+
+__all__ = ["read_views", "temporal_views"]
+
+
+def temporal_views(start: int, stop: int, frames: int, stride: int, views: int) -> np.ndarray:
+    """Return the frames of windows spread evenly over a stretch of a video.
+
+    Args:
+        start: first frame of the stretch.
+        stop: one past its last frame.
+        frames: frames of a window.
+        stride: distance of its frames.
+        views: how many windows, from the first that fits to the last; a single one lies in the middle.
+
+    Returns:
+        (views, frames) int64, each row not decreasing; where the stretch is shorter than a window its last frame
+        repeats.
+
+    Raises:
+        InputError: an argument is not positive, or the stretch is empty.
+    """
+    if min(frames, stride, views) < 1 or not 0 <= start < stop:
+        raise InputError(
+            f"wanted frames, stride and views of at least 1 and 0 <= start < stop; got {frames}, {stride}, {views}, "
+            f"{start}, {stop}"
+        )
+    room = max(stop - start - (stride * (frames - 1) + 1), 0)
+    firsts = np.rint(np.linspace(0, room, views)).astype(np.int64) if views > 1 else np.array([room // 2])
+    return (start + firsts[:, None] + stride * np.arange(frames)).clip(max=stop - 1)
+
+
+def read_views(
+    path: str | os.PathLike[str],
+    num_frames: int,
+    stride: int = 2,
+    views: int = 4,
+    *,
+    processor: Processor | None = None,
+    stream: int = 0,
+    threads: int | str = "auto",
+) -> list[Clip]:
+    """Read windows spread evenly over a whole video, as the paper's inference does (4 of 32 frames at stride 2).
+
+    Args:
+        path: a video file.
+        num_frames: frames of a window.
+        stride: distance of its frames.
+        views: how many windows; see ``temporal_views``.
+        processor: if given, its ``prepare`` is applied, and the clips have ``pixel_values`` too.
+        stream: which of the file's video streams, from 0.
+        threads: decoding threads.
+
+    Returns:
+        A clip for each view, in the order of time.
+
+    Raises:
+        VideoError: the file cannot be read.
+        InputError: an argument is not positive.
+
+    Example:
+        >>> len(read_views("abseiling.mp4", 32, views=4))
+        4
+    """
+    windows = temporal_views(0, len(load_index(path, stream)), num_frames, stride, views)
+    clips = [read_frames(path, window, stream=stream, threads=threads) for window in windows]
+    return clips if processor is None else [processor.prepare(clip) for clip in clips]

@@ -1,0 +1,1 @@
+"""Widgets for notebooks: explore a clip, its heads and its maps in the browser."""
