@@ -57,6 +57,4 @@ def assert_two_failed(results: BulkResults, hanging: Path, crashing: Path) -> No
     failed = frame[frame.status == "error"].set_index("path")
     assert failed.error_type.to_dict() == {str(hanging): "timeout", str(crashing): "crash"}
     assert (failed.error_stage == "decode").all()
-    good = frame[frame.status == "ok"]
-    assert len(good) == len(frame) - 2
-    assert good.logits.notna().all()
+    assert results.table(["map"])["map"].null_count == 2

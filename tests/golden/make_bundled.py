@@ -128,6 +128,10 @@ def make_manifest(data: Path) -> dict:
             "changes": "frames of the clip with the model's attention rollout drawn over them",
             "made_by": "python -m tests.golden.make_pictures",
         },
+        **{
+            f"pictures/{path.name}": _screenshot_rights(path)
+            for path in sorted((data / "pictures").glob("*_explorer*"))
+        },
     }
     files = {}
     for path in sorted(data.rglob("*")):
@@ -147,6 +151,13 @@ def make_manifest(data: Path) -> dict:
         "planted": {"directory": PLANTED, "hub_id": PLANTED_HUB_ID},
     }
     return {**models, "clip": CLIP, "files": files}
+
+
+def _screenshot_rights(path: Path) -> dict[str, str]:
+    made = {"made_by": "python -m tests.golden.make_screenshots"}
+    if path.name.startswith("head_explorer"):  # over a planted clip, whose photographs are free
+        return {**OWN_RIGHTS, **made}
+    return {**CLIP_RIGHTS, "origin": CLIP, "changes": "a widget shows frames of the clip with heat over them", **made}
 
 
 def main() -> None:

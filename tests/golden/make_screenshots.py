@@ -83,7 +83,7 @@ def animate(browser: Any, page_file: Path, target: Path) -> None:
         )
         shots.append(Image.open(io.BytesIO(page.locator(".vl-main").screenshot())).convert("RGB"))
     durations = [400 if name == "layer" else 150 for name, _ in steps]
-    shots[0].save(target, save_all=True, append_images=shots[1:], duration=durations, loop=0, quality=40, method=6)
+    shots[0].save(target, save_all=True, append_images=shots[1:], duration=durations, loop=0, quality=28, method=6)
     page.close()
 
 

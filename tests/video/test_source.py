@@ -131,3 +131,20 @@ def test_open_video_closes_the_file(video):
         assert len([one for one in container.demux(stream) if one.size]) == 30
     with pytest.raises((AssertionError, ValueError, av.error.FFmpegError)):
         next(container.demux(stream))
+
+
+def test_a_title_that_is_not_unicode_is_no_reason_to_refuse_a_video(tmp_path):
+    path = tmp_path / "latin.mkv"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "café"
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 32
+        for _ in range(2):
+            for packed in stream.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")):
+                container.mux(packed)
+        container.mux(stream.encode())
+    whole = path.read_bytes()
+    assert "café".encode() in whole
+    path.write_bytes(whole.replace("café".encode(), b"caf\xe9 "))
+    with open_video(path) as (container, _):
+        assert container.metadata["title"].startswith("caf")

@@ -65,7 +65,7 @@ def _open(name: str) -> Any:
     if os.path.isfile(name) and not os.path.getsize(name):
         raise NotAVideoError(f"{name} is empty (0 bytes)")
     try:
-        return av.open(name)
+        return av.open(name, metadata_errors="replace")  # a title in Latin-1 is no reason to refuse a video
     except PermissionError:
         raise
     except FFmpegError as error:

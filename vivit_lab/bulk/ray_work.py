@@ -1,0 +1,187 @@
+"""What runs on the nodes of a Ray cluster: decoding in tasks, and the model in actors that do whole shards."""
+
+from __future__ import annotations
+
+import faulthandler
+import time
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+import torch
+from ray.exceptions import RayError, RayTaskError, WorkerCrashedError
+
+from vivit_lab.bulk.ahead import ReadAhead
+from vivit_lab.bulk.decode import DecodeSpec, decode_one
+from vivit_lab.bulk.pool import crash_failure, timeout_failure
+from vivit_lab.bulk.rows import ClipRow, Failure, Outcome
+from vivit_lab.bulk.shard import ShardReport, Stage, run_shard
+from vivit_lab.bulk.tasks import Task
+from vivit_lab.errors import BackendError, InputError
+
+__all__ = ["ModelWorker", "RayDecoder", "decode_in_time", "is_alive"]
+
+_PAUSE = 0.5  # seconds before a clip is sent again whose node was lost
+
+
+def decode_in_time(row: ClipRow, spec: DecodeSpec, timeout: float, content: bytes | None = None) -> Outcome:
+    """Decode one clip, and end this process if that takes too long.
+
+    The clock runs here and not where the clip is waited for, since a wait would count the time in a queue too. It is a
+    thread of the C runtime, so it also ends a decoder that never returns to Python.
+
+    Args:
+        row: which clip.
+        spec: how.
+        timeout: seconds.
+        content: see ``decode_one``.
+    """
+    torch.set_num_threads(1)
+    faulthandler.dump_traceback_later(timeout, exit=True)
+    try:
+        return decode_one(row, spec, content)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _decode_watched(row: ClipRow, spec: DecodeSpec, timeout: float, content: bytes | None) -> Iterator[Any]:
+    """Say on which node the work begins, then do it."""
+    yield ray.get_runtime_context().get_node_id()
+    yield decode_in_time(row, spec, timeout, content)
+
+
+# Ray tries nothing again: it would count the loss of a node as the clip's try, and not say which of the two it was
+_TASK: Any = {"num_cpus": 1, "max_retries": 0}
+_decode: Any = ray.remote(**_TASK)(decode_in_time)
+_watched: Any = ray.remote(**_TASK, num_returns="streaming")(_decode_watched)
+
+
+class RayDecoder(ReadAhead):
+    """Decodes clips ahead of the model, in tasks on any node.
+
+    A clip whose process ends is tried once more; the loss of a node is nobody's try, however often it happens.
+
+    Args:
+        spec: how clips are read.
+        timeout: seconds that a clip may take, in its task.
+        ahead: clips that are decoded or being decoded before they are asked for.
+    """
+
+    def __init__(self, spec: DecodeSpec, *, timeout: float, ahead: int) -> None:
+        super().__init__(ahead)
+        self.spec, self.timeout = spec, timeout
+        self.contents: dict[str, Any] = {}
+        """Clips that only the driver could reach: id → reference to the file."""
+
+    def _arguments(self, row: ClipRow) -> tuple[Any, ...]:
+        return row, self.spec, self.timeout, self.contents.get(row.clip_id)
+
+    def _submit(self, row: ClipRow) -> Any:
+        return _decode.remote(*self._arguments(row))
+
+    def _cancel(self, ticket: Any) -> None:
+        ray.cancel(ticket)
+
+    def _result(self, row: ClipRow, ticket: Any) -> Outcome:
+        while True:
+            try:
+                return _get(ticket)
+            except WorkerCrashedError:
+                return self._second_try(row)
+            except RayTaskError as error:
+                raise error.cause from error  # a full disk
+            except RayError:  # the node is gone, or what it had decoded
+                time.sleep(_PAUSE)
+                ticket = self._submit(row)
+
+    def _second_try(self, row: ClipRow) -> Outcome:
+        while True:
+            node, began = None, 0.0
+            try:
+                told = _watched.remote(*self._arguments(row))
+                node, began = _get(next(told)), time.monotonic()
+                return _get(next(told))
+            except WorkerCrashedError:
+                if node is not None and is_alive(node):
+                    return self._ended(row, time.monotonic() - began)
+            except RayTaskError as error:
+                raise error.cause from error  # a full disk
+            except RayError:
+                pass
+            time.sleep(_PAUSE)
+
+    def _ended(self, row: ClipRow, seconds: float) -> Failure:
+        # the process ends exactly when its clock does, and word of its start took a moment
+        return timeout_failure(row, self.timeout) if seconds >= 0.9 * self.timeout else crash_failure(row, None)
+
+
+class ModelWorker:
+    """The model, in an actor: does one shard after another, and has clips of the next decoded meanwhile.
+
+    Args:
+        task: what is done; small, since Ray keeps it to start the actor anew.
+        timeout: see ``RayDecoder``.
+        ahead: see ``RayDecoder``.
+        threads: of the model on a CPU; equal everywhere, so that a shard gives the same bits wherever it is done.
+    """
+
+    def __init__(self, task: Task, timeout: float, ahead: int, threads: int) -> None:
+        warnings.simplefilter("ignore")  # nobody reads them here; those about clips are in their rows
+        torch.set_num_threads(threads)
+        self._task, self._stage = task, None
+        self._decoder = RayDecoder(task.decode, timeout=timeout, ahead=ahead)
+        self._next: int | None = None
+
+    def work(self, shard: int, following: int | None, contents: dict[str, Any]) -> ShardReport | Exception:
+        """Do a shard.
+
+        Args:
+            shard: its number.
+            following: the shard that this actor will be given next, as far as is known.
+            contents: videos of both that only the driver can reach: id → reference.
+
+        Returns:
+            What became of it; or why the run cannot go on, as a value, because Ray would wrap an exception.
+        """
+        try:
+            return self._do(shard, following, contents)
+        except Exception as error:
+            return error
+
+    def _do(self, shard: int, following: int | None, contents: dict[str, Any]) -> ShardReport:
+        self._decoder.contents |= contents
+        rows = self._rows(shard)
+        if shard != self._next:
+            self._decoder.expect(rows)
+        if following is not None:
+            self._decoder.expect_then(self._rows(following))
+        self._next = following
+        self._decoder.begin()  # while the model loads
+        report = run_shard(rows, self._decoder, self._model(), self._task.sink(shard))
+        for row in rows:
+            self._decoder.contents.pop(row.clip_id, None)
+        return report
+
+    def _rows(self, shard: int) -> list[ClipRow]:
+        try:
+            return self._task.rows(shard)
+        except (FileNotFoundError, InputError) as error:
+            raise BackendError(
+                f"a node of the Ray cluster cannot read the run's folder ({error}): it wants a folder that all nodes "
+                "share, or a URL such as s3://bucket/run"
+            ) from error
+
+    def _model(self) -> Stage:
+        if self._stage is None:
+            self._stage = self._task.stage("cuda" if ray.get_gpu_ids() else "cpu")
+        return self._stage
+
+
+def _get(ticket: Any) -> Any:
+    return ray.get(ticket)  # Ray's types do not know what a task gives
+
+
+def is_alive(node: str) -> bool:
+    """Whether a node of the cluster is there, as far as the cluster knows."""
+    return any(one["NodeID"] == node and one["Alive"] for one in ray.nodes())
