@@ -12,6 +12,7 @@ from vivit_lab.bench.machine import describe_machine
 from vivit_lab.bench.published import A100, a100_row
 from vivit_lab.bench.workload import Workload, half_dtype, run_task
 from vivit_lab.errors import BackendError, ConfigError, InputError
+from vivit_lab.memory import format_bytes
 from vivit_lab.model.classifier import VivitForVideoClassification
 from vivit_lab.model.config import VivitConfig
 
@@ -143,6 +144,12 @@ def test_rollout_is_compared_with_a_forward_pass(here):
     assert told["rows"][0]["relative"] == 1
     tokens = TINY.grid.num_tokens
     assert f"{2 * 4 * tokens**2 * 4 / 1e3:.3g} kB" in told["notes"][0]
+
+
+def test_the_patterns_of_a_rollout_are_in_the_dtype_of_the_workload(here):
+    notes = suites.bench_rollout(LOAD.with_(dtype="bfloat16", batch=2), repeats=1, progress=False).notes
+    entries = TINY.num_hidden_layers * TINY.num_attention_heads * TINY.grid.num_tokens**2
+    assert notes[0].endswith(f" {format_bytes(2 * entries)}.")
 
 
 def test_cost_of_the_variants_is_the_papers():

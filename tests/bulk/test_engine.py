@@ -9,13 +9,19 @@ import pytest
 import torch
 
 from tests.bulk.tiny_bulk import LOCAL, tiny_job, tiny_run
+from tests.model.tiny import TINY
 from vivit_lab.attribution.chefer import CheferRelevance
 from vivit_lab.attribution.rollout import AttentionRollout
 from vivit_lab.bulk.engine import make_executor, run_bulk, shard_range
 from vivit_lab.bulk.job import BulkJob
 from vivit_lab.bulk.local import LocalExecutor
+from vivit_lab.bulk.masks import MaskList
+from vivit_lab.bulk.sweep_results import sweep_heads
 from vivit_lab.errors import ConfigError, InputError
 from vivit_lab.explain import load_pair
+from vivit_lab.model.classifier import VivitForVideoClassification
+from vivit_lab.model.config import VivitConfig
+from vivit_lab.model.variants import VARIANTS
 from vivit_lab.video.read import read_clip, read_frames
 
 
@@ -108,6 +114,33 @@ def test_another_run_in_the_folder_is_refused(finished, checkpoint, table, movie
         run_bulk(tiny_job(checkpoint, methods=("rollout", "chefer"), shard_size=4), table, out)
     with pytest.raises(ConfigError, match="clips: 1 are new and 6 are gone"):
         run_bulk(tiny_job(checkpoint, methods=("rollout", "chefer")), movies[0].parent, out)
+
+
+def test_other_labels_are_refused(checkpoint, movies, tmp_path):
+    manifest = tmp_path / "clips.csv"
+    manifest.write_text(f"path,label\n{movies[0]},1\n{movies[1]},2\n")
+    tiny_run(checkpoint, manifest, tmp_path / "run")
+    manifest.write_text(f"path,label\n{movies[0]},1\n{movies[1]},3\n")
+    with pytest.raises(ConfigError, match=r"other labels for 1 clips, the first \w+: '2' there, '3' here"):
+        tiny_run(checkpoint, manifest, tmp_path / "run")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_runs(variant, checkpoint, movies, tmp_path):
+    mine = tmp_path / "model"
+    model = VivitForVideoClassification(VivitConfig(**TINY, num_labels=5, variant=variant))
+    model.save_pretrained(mine)
+    load_pair(str(checkpoint))[1].save_pretrained(mine)
+    results = tiny_run(mine, movies[:2], tmp_path / "run", methods=("raw",))
+    assert results.status().errors == 0
+    shape = (model.config.num_attention_layers, 4)
+    assert len(results.row(0)["head_entropy"]) == shape[0] * shape[1]
+    masks = MaskList.random(*shape, removed=1, count=1)
+    swept = sweep_heads(tmp_path / "run", masks, executor=LOCAL, progress=False)
+    assert swept.summary["clips"].to_pylist() == [2, 2]
+    if variant != "spacetime":
+        with pytest.raises(InputError, match="use hidden_states='tokens'"):
+            tiny_run(mine, movies[:2], tmp_path / "cls", methods=("raw",), hidden_states="cls")
 
 
 def test_other_weights_are_refused(checkpoint, movies, tmp_path):

@@ -24,6 +24,7 @@ from vivit_lab.bulk.engine import make_executor, run_bulk
 from vivit_lab.bulk.masks import MaskList
 from vivit_lab.bulk.ray import ClusterPlan, RayExecutor, plan_cluster
 from vivit_lab.bulk.results import BulkResults
+from vivit_lab.bulk.rows import ClipRow
 from vivit_lab.bulk.sweep_results import sweep_heads
 from vivit_lab.errors import BackendError, InputError, MissingExtraError, StorageError
 
@@ -95,6 +96,58 @@ def test_a_cluster_that_is_not_there_is_named():
     pytest.importorskip("ray")
     with pytest.raises(BackendError, match=r"no Ray cluster at '127\.0\.0\.1:1' .*refused.*`ray start --head`"):
         RayExecutor("127.0.0.1:1").run(None, [0], None)
+
+
+class RayDouble:
+    """Stands for a cluster: each ``ray.get`` raises or returns the next of a list, and tasks are counted."""
+
+    def __init__(self, monkeypatch, answers):
+        from vivit_lab.bulk import ray_work
+
+        self.answers, self.sent = iter(answers), 0
+        monkeypatch.setattr(ray_work.ray, "get", self.get)
+        monkeypatch.setattr(ray_work, "_PAUSE", 0.0)
+        monkeypatch.setattr(ray_work, "is_alive", lambda node: True)
+        for name in ("_decode", "_watched"):
+            monkeypatch.setattr(ray_work, name, self)
+        self.decoder = ray_work.RayDecoder(None, timeout=60.0, ahead=1)
+
+    def remote(self, *arguments):
+        self.sent += 1
+        return iter(range(2))
+
+    def get(self, ticket):
+        answer = next(self.answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def __call__(self):
+        row = ClipRow("clip", "clip.mp4")
+        return self.decoder._result(row, self.decoder._submit(row))
+
+
+def test_a_clip_that_fills_the_memory_of_its_node_is_tried_twice(monkeypatch):
+    errors = pytest.importorskip("ray").exceptions
+    full = [errors.OutOfMemoryError("memory"), "node", errors.OutOfMemoryError("memory")]
+    for answers in (full, [errors.WorkerCrashedError(), errors.OutOfMemoryError("memory")]):
+        double = RayDouble(monkeypatch, answers)
+        told = double()
+        assert (told.stage, told.kind, double.sent) == ("decode", "crash", 2)
+        assert told.message == "clip.mp4: Ray ended the process that decoded it, since its node ran out of memory"
+    assert RayDouble(monkeypatch, [errors.OutOfMemoryError("memory"), "node", "pixels"])() == "pixels"
+
+
+def test_only_what_was_lost_is_sent_again_without_limit(monkeypatch):
+    errors = pytest.importorskip("ray").exceptions
+    gone = [errors.NodeDiedError("n"), errors.LocalRayletDiedError(), errors.ObjectLostError("0", "", "")] * 5
+    double = RayDouble(monkeypatch, [*gone, errors.WorkerCrashedError(), *gone, "node", "pixels"])
+    assert (double(), double.sent) == ("pixels", 32)
+    for kind in (errors.OutOfDiskError, errors.TaskUnschedulableError, errors.RuntimeEnvSetupError):
+        for before in ([], [errors.WorkerCrashedError()]):
+            double = RayDouble(monkeypatch, [*before, kind("no room")])
+            with pytest.raises(BackendError, match=rf"Ray cannot run its tasks.*{kind.__name__}.*no room"):
+                double()
 
 
 class SmallCluster:

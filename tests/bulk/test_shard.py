@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from tests.bulk.tiny_bulk import tiny_job
 from vivit_lab.bulk.rows import ClipRow, Decoded, Failure
 from vivit_lab.bulk.shard import is_out_of_memory, run_shard
+from vivit_lab.bulk.stages import ClipStage
 from vivit_lab.errors import BackendError, OutOfMemoryBudgetError
+from vivit_lab.explain import load_pair
 
 
 def rows(count):
@@ -40,6 +43,8 @@ class Sums:
 
 
 class Kept(dict):
+    retries = False
+
     def __init__(self, *parts):
         self.parts = parts or ("only",)
 
@@ -73,6 +78,42 @@ def test_a_clip_that_the_model_chokes_on_is_found_and_the_others_stay():
 def test_a_model_that_fails_on_everything_stops_the_run():
     with pytest.raises(BackendError, match="the model failed on all 7 clips of a shard"):
         run_shard(rows(8), outcomes, Sums(4, lambda values: True), Kept())
+
+
+def test_clips_that_fail_again_do_not_stop_a_retry():
+    sink = Kept()
+    sink.retries = True
+    assert run_shard(rows(8), outcomes, Sums(4, lambda values: True), sink).errors == 8
+    assert sink["only"][0] == Failure("model", "ValueError", "not finite")
+
+
+@pytest.mark.parametrize("wrong", ["logits", "map"])
+def test_numbers_that_are_not_finite_are_a_failure_of_their_clip(wrong, checkpoint, monkeypatch):
+    stage = ClipStage(tiny_job(checkpoint, head_statistics="none"), load_pair(str(checkpoint))[0], 2)
+    if wrong == "map":
+        explain = stage._map
+
+        def broken(*given):
+            heat = explain(*given)
+            heat.relevance[1] = torch.nan
+            return heat
+
+        monkeypatch.setattr(stage, "_map", broken)
+    else:
+        stage.model.classifier.register_forward_hook(
+            lambda _module, _given, out: out * torch.tensor([[1.0], [torch.inf]])
+        )
+    first, second = stage(torch.randn(2, 4, 3, 32, 32))
+    assert first["prediction"] in range(5)
+    assert (second.stage, second.kind) == ("model", "NotFinite")
+
+    def decode(given):
+        for _row in given:
+            yield Decoded(np.zeros((4, 3, 32, 32), np.float32), [0], [0.0], 0.2, (4, 4))
+
+    sink = Kept()
+    assert run_shard(rows(2), decode, stage, sink).errors == 1
+    assert sink["only"][1] == second
 
 
 def test_the_batch_is_halved_for_good_when_memory_runs_out():

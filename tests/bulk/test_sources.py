@@ -66,6 +66,14 @@ def test_whole_numbers_are_labels_too(folder):
     assert list_clips(folder / "clips.csv")["label"].to_pylist() == ["3", "4"]
 
 
+def test_names_that_look_like_numbers_stay_as_they_are_written(folder):
+    (folder / "007").write_bytes(b"x")
+    (folder / "clips.csv").write_text("path,label\n007,010\n1e3,\n")
+    found = list_clips(folder / "clips.csv")
+    assert paths(found) == [str(folder / "007"), str(folder / "1e3")]
+    assert found["label"].to_pylist() == ["010", None]
+
+
 def test_urls_of_another_file_system():
     root = f"memory:///{uuid.uuid4().hex}"
     fs = fsspec.filesystem("memory")

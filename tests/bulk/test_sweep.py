@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.bulk.tiny_bulk import LOCAL
+from tests.bulk.tiny_bulk import LOCAL, tiny_run
 from vivit_lab.bulk.masks import MaskList
+from vivit_lab.bulk.sweep import SweepStage
 from vivit_lab.bulk.sweep_results import HeadSweepResults, sweep_heads
 from vivit_lab.errors import ConfigError, InputError
 from vivit_lab.explain import load_pair
@@ -26,7 +27,9 @@ def test_each_number_is_the_models_under_the_mask(swept, finished, checkpoint):
     table = swept.table().to_pandas()
     good = table[table.status == "ok"]
     assert len(good) == 20 * 13
-    assert len(table[table.status == "error"].clip_id.unique()) == 5
+    failed = table[table.status == "error"]
+    assert len(failed) == failed.clip_id.nunique() == 5  # once each, not once a block
+    assert set(failed["mask"]) == {-1}
     for place in (0, 3, 17):
         rows = good[good.clip_id == finished.ids[place].as_py()].set_index("mask").sort_index()
         assert rows.index.tolist() == list(range(13))
@@ -75,6 +78,28 @@ def test_a_sweep_goes_on_with_the_blocks_that_are_missing(swept, finished, tmp_p
     changed = [name for name in kept if kept[name] != now[name]]
     assert changed == [parts[4].rpartition("/")[2]]
     assert HeadSweepResults.open(root, "single").summary.equals(swept.summary)
+
+
+def test_a_sweep_does_not_go_on_with_other_weights(checkpoint, movies, tmp_path):
+    model, processor = load_pair(str(checkpoint))
+    mine, out = tmp_path / "model", tmp_path / "run"
+    model.save_pretrained(mine)
+    processor.save_pretrained(mine)
+    tiny_run(mine, movies[:2], out)
+    with torch.no_grad():
+        model.classifier.bias.add_(1e-3)
+    model.save_pretrained(mine)
+    with pytest.raises(ConfigError, match="other weights"):
+        sweep_heads(out, MaskList.random(3, 4, removed=2, count=1), executor=LOCAL, progress=False)
+
+
+def test_a_sweep_names_logits_that_are_not_finite(swept, checkpoint):
+    model, _ = load_pair(str(checkpoint))
+    stage = SweepStage(swept.task, model, 2)
+    model.classifier.register_forward_hook(lambda _module, _given, out: out * torch.tensor([[1.0], [torch.inf]]))
+    first, second = stage(torch.randn(2, 4, 3, 32, 32), swept.task.part(0, 2))
+    assert first["masked"].shape == (3, 5)
+    assert (second.stage, second.kind) == ("model", "NotFinite")
 
 
 def test_what_a_sweep_refuses(swept, finished):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -112,17 +113,16 @@ def is_open_below(process, path):
 
 
 def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(clips, checkpoint, tmp_path):
-    videos = tmp_path / "videos"
+    videos = tmp_path / "my videos"
     videos.mkdir()
     os.mkfifo(videos / "hangs.mp4")  # keeps the run busy
     held = os.open(videos / "hangs.mp4", os.O_RDWR | os.O_NONBLOCK)
     out = tmp_path / "run"
     command = [sys.executable, "-m", "vivit_lab", "bulk", "run", videos, "--out", out, "--model", checkpoint]
+    command = [*map(str, command), "--workers", "1", "--timeout", "500"]
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
-    with subprocess.Popen(
-        [*map(str, command), "--workers", "1"], stderr=subprocess.PIPE, text=True, env=environment
-    ) as run:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as run:
         until = time.monotonic() + 120
         while not is_open_below(run.pid, videos / "hangs.mp4") and time.monotonic() < until:
             time.sleep(0.1)
@@ -130,5 +130,5 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(clips, checkpoint, tmp_path):
         _, shown = run.communicate(timeout=60)
     os.close(held)
     assert run.returncode == 130
-    assert f"vivit-lab bulk run --out {out}" in shown
+    assert f"Go on with: {shlex.join(['vivit-lab', *command[3:]])}\n" in shown
     assert "Traceback" not in shown

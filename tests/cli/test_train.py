@@ -78,6 +78,21 @@ def test_json_tells_all(tiny, folders, tmp_path, capsys):
 def test_wrong_settings_are_one_line(tiny, folders, tmp_path, capsys, setting, message):
     assert run("train", "--data", folders, "--model", tiny, "--out", tmp_path / "run", "--set", setting) == 1
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--set", "num_workers=2"), "--set num_workers is an option of its own; give --workers alone"),
+        (("--set", "seed=3"), "--set seed is an option of its own; give --seed alone"),
+        (("--batch-size", "2", "--set", "batch_size=4"), "--set batch_size is an option of its own; give --batch-size"),
+        (("--epochs", "2", "--steps", "3"), "give epochs or steps, not both"),
+        (("--epochs", "2", "--set", "steps=3"), "give epochs or steps, not both"),
+    ],
+)
+def test_what_is_given_both_ways_is_refused(tiny, folders, tmp_path, capsys, options, message):
+    assert run("train", "--data", folders, "--model", tiny, "--out", tmp_path / "run", "--cpu", *options) == 1
+    assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "run").exists()
 
 

@@ -5,14 +5,18 @@ from torch.nn import functional
 
 from tests.heads.pruning import HEADS, LAYERS, model_of, naive_logits
 from tests.heads.test_prune import moved_bias
-from tests.model.tiny import clips
+from tests.model.tiny import TINY, clips
 from vivit_lab.errors import InputError
+from vivit_lab.heads._scoring import bind_measure
 from vivit_lab.heads.ablation import SingleHeadAblation
 from vivit_lab.heads.confidence import ConfidenceImportance
 from vivit_lab.heads.gates import L0Gates, gate_open, hard_concrete
 from vivit_lab.heads.gradient import GradientActivation, MichelImportance
 from vivit_lab.heads.prune import head_means, prune_heads
+from vivit_lab.hooks.targets import OwnEmbedding
 from vivit_lab.interventions.ablation import partners
+from vivit_lab.model.classifier import VivitModel
+from vivit_lab.model.config import VivitConfig
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +148,42 @@ def _size(model, pixels):
     with torch.no_grad():
         wanted = model(pixels).logits
     return lambda output: -(torch.cdist(output.logits, wanted).amin(dim=1))
+
+
+@pytest.mark.parametrize("target", ["loss", None])
+def test_gates_ask_about_the_class_of_the_model_without_gates(target):
+    model, pixels = model_of(), clips(6)
+    with torch.no_grad():
+        classes = model(pixels).logits.argmax(dim=-1)
+    options = {"steps": 20, "runs": 1, "penalty": 5.0, "batch_size": 4, "start": 0.0}
+    found = L0Gates(target, **options)(model, pixels)
+    told = L0Gates("loss" if target else _logit_of(model, pixels, classes), **options)(model, (pixels, classes))
+    torch.testing.assert_close(found.per_example, told.per_example)
+
+
+def _logit_of(model, pixels, classes):
+    """The logit of the class of each clip of a step, in the order in which the steps draw clips."""
+    generator, steps = torch.Generator().manual_seed(0), []
+    for _ in range(20):
+        places = torch.randperm(6, generator=generator)[:4]
+        torch.rand((LAYERS, 4, HEADS), generator=generator)
+        steps.append(classes[places])
+    drawn = iter(steps)
+    return lambda output: output.logits.gather(1, next(drawn).unsqueeze(1)).squeeze(1)
+
+
+def test_gates_of_a_model_without_classes_are_bound_to_the_clean_clips(monkeypatch):
+    seen = []
+
+    def spy(target, output, batch, model):
+        with torch.no_grad():
+            seen.append(torch.equal(output.pooler_output, model(batch.pixel_values).pooler_output))
+        return bind_measure(target, output, batch, model)
+
+    monkeypatch.setattr("vivit_lab.heads.gates.bind_measure", spy)
+    found = L0Gates(OwnEmbedding(), steps=4, runs=1, start=0.0)(VivitModel(VivitConfig(**TINY)).eval(), clips(3))
+    assert found.shape == (LAYERS, HEADS)
+    assert seen == [True] * 4
 
 
 def test_a_wanted_sparsity_is_reached(data):

@@ -8,12 +8,15 @@ from tests.heads.pruning import HEADS, LAYERS, model_of
 from tests.model.tiny import clips
 from vivit_lab.errors import InputError
 from vivit_lab.heads._measuring import attention_bytes, clip_metrics, speed_up
+from vivit_lab.heads.ablation import SingleHeadAblation
 from vivit_lab.heads.clips import clip_set
 from vivit_lab.heads.curves import COSTS, PruningCurves
-from vivit_lab.heads.experiment import PruningExperiment
+from vivit_lab.heads.experiment import PruningExperiment, _digest
 from vivit_lab.heads.gradient import MichelImportance
+from vivit_lab.heads.importance import HeadImportance
 from vivit_lab.heads.mask import HeadMask
 from vivit_lab.heads.prune import head_means, prune_heads
+from vivit_lab.hooks.targets import CosineSimilarity
 from vivit_lab.training.config import TrainingConfig
 
 QUICK = {"random": 2, "shares": (0.25, 0.75), "timing_repeats": 1}
@@ -97,6 +100,62 @@ def test_another_study_in_the_directory_is_refused(study, data, change):
         PruningExperiment(experiment.model, data, **{**QUICK, **change}).run(out)
     with pytest.raises(InputError, match="weights: "):
         PruningExperiment(model_of(seed=1), data, **QUICK).run(out)
+
+
+def test_other_numbers_of_the_same_look_are_another_study(data, tmp_path):
+    model, quick = model_of(), {"random": 0, "reverse": False, "shares": (0.25,), "timing_repeats": 0}
+    values = torch.arange(float(LAYERS * HEADS)).reshape(1, LAYERS, HEADS)
+    other = values.clone()
+    other[0, 0, :2] = torch.tensor([2.5, 2.6])  # of the least important
+    given, changed = HeadImportance(values, "X"), HeadImportance(other, "X")
+    assert repr(given) == repr(changed)
+    pixels, labels = data
+    moved = pixels.clone()
+    moved[3, 0, 0, 0, 0] += 1
+    curves = PruningExperiment(model, data, given, **quick).run(tmp_path / "given")
+    again = PruningExperiment(model, (pixels.clone(), labels.clone()), given, **quick).run(tmp_path / "given")
+    assert again.settings == curves.settings
+    for clips_of, scores, named in (
+        (data, changed, "importance_digest: "),
+        (data, given.normalised(), "importance_"),
+        ((moved, labels), given, "evaluation_digest: "),
+        ((pixels, labels.flip(0)), given, "evaluation_digest: "),
+        (pixels, given, "evaluation_digest: "),
+    ):
+        with pytest.raises(InputError, match=f"holds another study: {named}"):
+            PruningExperiment(model, clips_of, scores, **quick).run(tmp_path / "given")
+
+    def method(reference):
+        return SingleHeadAblation("mean", reference=reference, target=torch.tensor([1]).expand(2), batch_size=2)
+
+    scoring = clips(2)
+    PruningExperiment(model, data, method(clips(2)), scoring=scoring, **quick).run(tmp_path / "method")
+    for reference, judged in ((clips(2) + 1, scoring), (clips(2), scoring + 1)):
+        with pytest.raises(InputError, match="holds another study: "):
+            PruningExperiment(model, data, method(reference), scoring=judged, **quick).run(tmp_path / "method")
+
+
+def test_a_digest_tells_what_is_inside():
+    def parts(number):
+        array = np.array([number, 1.0])
+        return [
+            array,
+            torch.tensor(number),
+            [array],
+            {"a": array},
+            clip_set((torch.full((1, 2, 3, 2, 2), number), torch.zeros(1))),
+            CosineSimilarity(torch.full((3,), number)),
+        ]
+
+    digests = [_digest(value) for number in (0.0, 1.0) for value in parts(number)]
+    assert len(set(digests)) == len(digests)
+    assert digests == [_digest(value) for number in (0.0, 1.0) for value in parts(number)]
+
+
+def test_without_timing_no_speed_is_told(data):
+    curves = PruningExperiment(model_of(), data, random=0, reverse=False, shares=(0.25,), timing_repeats=0).run()
+    assert [point["speed"] for point in curves.points] == [None, None]
+    assert len(curves.plot().axes) == 6
 
 
 def test_files_tables_and_pictures(study, tmp_path):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -41,12 +43,36 @@ def test_the_tables_of_a_model_are_taken():
     assert sum(len(found.heads(role)) for role in ROLES) == LAYERS * HEADS
 
 
+def test_heads_bear_the_numbers_of_the_tables():
+    model, pixels = model_of(), clips(2)
+    by = AblationEffects(layers=[2], mode="mean", over="tokens", progress=False)
+    found = head_roles(by(model, pixels, 1), CausalTemporalScore(by)(model, pixels, 1))
+    heads = [(2, head) for head in range(HEADS)]
+    assert sorted(head for role in ROLES for head in found.heads(role)) == heads
+    assert [(row["layer"], row["head"]) for row in found.rows()] == heads
+    part = table([[-1.0, -1.0, 0.0, 0.0], [0.0, 0.0, -1.0, 0.0]]).select(layer=1, head=[3, 2])
+    still = table([[0.0] * 4] * 2).select(layer=1, head=[3, 2])
+    found = head_roles(part, still)
+    assert found.heads("place") == [(1, 2)]
+    assert found.rows()[1]["effect_mean"] == pytest.approx(-1, abs=0.1)
+    html = found._repr_html_()
+    assert html.index("head 3") < html.index("head 2")
+    assert "head 0" not in html
+
+
 def test_what_does_not_fit_is_refused():
     effects = table([[0.0, 1.0], [0.0, 1.0]])
     with pytest.raises(InputError, match="wanted two tables of layer × head of the same clips"):
         head_roles(effects, table([[0.0, 1.0, 2.0], [0.0, 1.0, 2.0]]))
     with pytest.raises(InputError, match="wanted two tables of layer × head of the same clips"):
         head_roles(effects, table([[0.0, 1.0], [0.0, 1.0]], clips=5))
+    twin = table([[0.0, 1.0], [0.0, 1.0]])
+    for labels in ({"layer": ["0", "2"]}, {"head": ["1", "0"]}):
+        with pytest.raises(InputError, match="wanted two tables of layer × head of the same clips"):
+            head_roles(effects, replace(twin, labels=twin.labels | labels))
+    named = replace(twin, labels=twin.labels | {"head": ["a", "b"]})
+    with pytest.raises(InputError, match="with labels "):
+        head_roles(named, named)
     with pytest.raises(InputError, match=r"rate must lie in \(0, 1\)"):
         head_roles(effects, effects, rate=1)
     with pytest.raises(InputError, match="'memory' is no role"):

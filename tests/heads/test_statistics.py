@@ -191,6 +191,21 @@ def test_pruned_heads_are_not_there():
     assert found.profile.isnan().any(dim=-1)[0].equal(gone)
 
 
+def test_pruned_heads_are_not_there_in_a_record_either():
+    model, pixels = prune_heads(model_of(), {1: [2], 2: range(HEADS)}), clips(2)
+    mask = torch.ones(LAYERS, HEADS)
+    mask[0, 1] = 0  # masked, yet there
+    direct = head_statistics(model, pixels, queries=None)
+    for layers in (None, [1, 2]):
+        found = head_statistics(record_attention(model, pixels, layers=layers, head_mask=mask), queries=None)
+        rows = slice(None) if layers is None else layers
+        for name in direct.names:
+            assert found.values[name].isnan().equal(direct.values[name][:, rows].isnan())
+            assert found.errors[name].isnan().equal(direct.errors[name][:, rows].isnan())
+        assert found.profile.isnan().equal(direct.profile[:, rows].isnan())
+        assert not found.uniform["entropy"].isnan().any()
+
+
 def test_large_samples_go_through_in_parts(monkeypatch):
     model, pixels = model_of(**FIELDS), clips(1, **FIELDS)
     whole = head_statistics(model, pixels, queries=None)

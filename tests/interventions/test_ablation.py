@@ -1,14 +1,18 @@
 """Ablation against head masks and hand-made forward passes, and that nothing of it stays."""
 
+from threading import Barrier, Thread
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.interventions.models import clips, same, small_model, snapshot
-from vivit_lab.errors import GridError, InputError
+from vivit_lab.errors import GridError, InputError, OutOfMemoryBudgetError
+from vivit_lab.heads.mask import HeadMask
+from vivit_lab.heads.prune import prune_heads
 from vivit_lab.interventions.ablation import ablate, partners
-from vivit_lab.interventions.points import Point, chosen_points, head_counts, part_name
+from vivit_lab.interventions.points import Point, chosen_points, head_numbers, part_name
 from vivit_lab.interventions.tokens import Region
 
 HEADS = [(0, 1), (2, 0), (2, 3), (-2, 2)]
@@ -158,12 +162,72 @@ def test_interpolated_positions_want_their_grid():
         ablate(model, heads=[(1, 0)], mode="mean", reference=clips())(x, interpolate_pos_encoding=True)
 
 
+@pytest.mark.parametrize("head", [(0, 1), (0, 3), (1, 2), (2, 0)])
+def test_a_pruned_models_heads_keep_their_numbers(head):
+    x = clips()
+    pruned = prune_heads(small_model(), {0: [0], 1: [1, 3]})
+    wanted = pruned(x, head_mask=HeadMask.without([head], 3, 4)).logits
+    assert (ablate(pruned, heads=[head])(x).logits - wanted).abs().max() <= 1e-6
+    assert (wanted - pruned(x).logits).abs().max() > 1e-3
+    name = f"blocks.{head[0]}.attn.hook_z"
+    assert torch.equal(ablate(pruned, points=[Point(name, head[1:])])(x).logits, ablate(pruned, heads=[head])(x).logits)
+
+
+def test_a_pruned_head_is_refused():
+    pruned = prune_heads(small_model(), {0: [0, 2]})
+    assert head_numbers(pruned.attention_layers[0]) == (1, 3)
+    with pytest.raises(InputError, match=r"blocks.0.attn.hook_z has the heads \[1, 3\] left, \[0\] were pruned"):
+        ablate(pruned, heads=[(0, 0), (0, 1)])
+    with pytest.raises(InputError, match=r"has heads 0\.\.3, got \[4\]"):
+        ablate(pruned, heads=[(0, 4)])
+
+
+def test_two_threads_in_one_intervention_leave_each_others_alone():
+    model, x = small_model(), clips()
+    change, clean = ablate(model, heads=HEADS), model(x).logits
+    wanted, found = change(x).logits, {}
+    turn = Barrier(2, timeout=20)
+
+    def first():
+        with change:
+            model(x)
+            turn.wait()
+            turn.wait()  # the second has entered
+        found["after the first left"] = model(x).logits
+        turn.wait()
+
+    def second():
+        turn.wait()
+        with change:
+            turn.wait()
+            turn.wait()  # the first has left
+            found["the second is still in"] = model(x).logits
+
+    threads = [Thread(target=work) for work in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.equal(found["after the first left"], clean)
+    assert torch.equal(found["the second is still in"], wanted)
+    assert torch.equal(model(x).logits, clean)
+
+
+def test_memory_is_wanted_for_what_is_kept_only(monkeypatch):
+    model, reference = small_model(), clips(5)
+    monkeypatch.setattr("vivit_lab.memory.free_bytes", lambda device: 10)
+    options = {"heads": [(1, 2)], "reference": reference, "batch_size": 2}
+    assert ablate(model, **options, mode="mean")(clips()).logits.isfinite().all()  # a running sum
+    with pytest.raises(OutOfMemoryBudgetError, match=r"1 hook points of 5 clips needs .* take fewer clips"):
+        ablate(model, **options, mode="resample")
+
+
 def test_words_and_names():
     model = small_model()
     text = repr(ablate(model, heads=[(1, 2), (1, 0)], mlps=[0]))
     wanted = "zero ablation of blocks.0.hook_mlp_out, blocks.1.attn.hook_z [0, 2] at all tokens"
     assert text == f"Intervention({wanted})"
-    assert head_counts(model) == [4, 4, 4]
+    assert head_numbers(model.attention_layers[0]) == (0, 1, 2, 3)
     assert part_name(model, -1, "resid_post") == "blocks.2.hook_resid_post"
     assert part_name(model, "blocks.1.attn", "q") == "blocks.1.attn.hook_q"
     assert chosen_points(model, heads=[("blocks.1.attn", 3)]) == [Point("blocks.1.attn.hook_z", (3,))]

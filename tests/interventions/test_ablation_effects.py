@@ -5,6 +5,7 @@ import torch
 
 from tests.interventions.models import clips, same, small_model, snapshot
 from vivit_lab.errors import InputError
+from vivit_lab.heads.prune import prune_heads
 from vivit_lab.hooks.targets import ClassLogit
 from vivit_lab.interventions.ablation import ablate, partners
 from vivit_lab.interventions.ablation_effects import AblationEffects, CausalTemporalScore
@@ -46,6 +47,31 @@ def test_clips_are_their_own_reference_and_partners_do_not_depend_on_the_batch()
     output = model.run_with_hooks(x, fwd_hooks=[("blocks.1.attn.hook_z", swap)])
     wanted = logit(output, 0) - logit(model(x), 0)
     assert torch.allclose(one.effect[:, 1, 3, 0, 0], wanted, atol=1e-4)
+
+
+def test_a_pruned_models_table_has_the_numbers_heads_were_born_with():
+    model, x = prune_heads(small_model(), {0: [0, 2], 1: range(4)}), clips(3)
+    found = AblationEffects(mode="zero")(model, x, 2)
+    assert found.labels["head"] == ["0", "1", "2", "3"]
+    effect = found.effect[..., 0, 0]
+    assert effect[:, 0, [0, 2]].isnan().all()
+    assert effect[:, 1].isnan().all()
+    for layer, head in [(0, 1), (0, 3), (2, 0)]:
+        wanted = logit(ablate(model, heads=[(layer, head)])(x), 2) - logit(model(x), 2)
+        assert torch.allclose(effect[:, layer, head], wanted, atol=1e-4)
+    assert {(row["layer"], row["head"]) for row in found.rows() if row["layer"] != "2"} == {("0", "1"), ("0", "3")}
+
+
+@pytest.mark.parametrize("mode", ["mean", "resample"])
+def test_one_clip_is_no_reference_for_itself(mode):
+    model, x = small_model(), clips(1)
+    by = AblationEffects(mode=mode)
+    for method in (by, CausalTemporalScore(by)):
+        with pytest.raises(InputError, match=f"mode='{mode}' replaces what a single clip .* reference="):
+            method(model, x)
+        assert method(model, x, reference=clips(3)).effect.abs().max() > 0
+    assert AblationEffects(over="tokens")(model, x).effect.abs().max() > 0
+    assert AblationEffects(mode="zero")(model, x).effect.abs().max() > 0
 
 
 def test_mlps_and_slabs():

@@ -5,6 +5,7 @@ import torch
 
 from tests.interventions.models import clips, same, small_model, snapshot
 from vivit_lab.errors import InputError
+from vivit_lab.heads.prune import prune_heads
 from vivit_lab.hooks.targets import LogitDifference
 from vivit_lab.interventions.activation_patching import ActivationPatching
 from vivit_lab.interventions.attribution_patching import AttributionPatching
@@ -28,6 +29,20 @@ def test_between_two_near_clips_it_is_activation_patching(attention, direction, 
     # scores are compared in float32, whose rounding is about 1e-7 of a logit
     error = (estimate.effect - truth.effect).abs().max()
     assert error <= 0.02 * truth.effect.abs().max() + 5e-7
+
+
+@pytest.mark.parametrize("at", ["z", "pattern"])
+def test_a_pruned_models_heads_are_those_of_activation_patching(at):
+    model, clean = prune_heads(small_model(), {1: [0, 2]}).double(), clips(2).double()
+    corrupt = clean + 1e-4 * clips(2)
+    estimate = AttributionPatching(at=at, layers=[1])(model, clean, corrupt, TARGET)
+    truth = ActivationPatching(at=at, layers=[1])(model, clean, corrupt, TARGET)
+    assert estimate.labels == truth.labels
+    assert estimate.labels["head"] == ["0", "1", "2", "3"]
+    assert truth.effect[:, 0, [0, 2]].isnan().all()
+    assert estimate.effect[:, 0, [0, 2]].isnan().all()
+    left = [table.effect[:, 0, [1, 3]] for table in (estimate, truth)]
+    assert (left[0] - left[1]).abs().max() <= 0.02 * left[1].abs().max() + 5e-7
 
 
 def test_the_last_layers_values_are_nearly_linear_and_so_exact():

@@ -6,6 +6,7 @@ import torch
 from tests.interventions.models import clips, same, small_model, snapshot
 from vivit_lab.errors import GridError, InputError
 from vivit_lab.grid import TokenGrid
+from vivit_lab.heads.prune import prune_heads
 from vivit_lab.interventions.knockout import PAIRS, blocked_pairs, knock_out
 from vivit_lab.interventions.tokens import Region
 
@@ -69,6 +70,22 @@ def test_only_the_heads_named_are_blocked():
     assert not pattern[:, [0, 3], 0][..., earliest].any()
     assert torch.equal(pattern[:, [1, 2]], own[:, [1, 2]])
     assert torch.equal(pattern[:, :, 1:], own[:, :, 1:])
+
+
+def test_a_pruned_models_heads_are_blocked_by_their_born_numbers():
+    model, x = prune_heads(small_model(), {0: range(4), 1: [0, 2]}), clips()
+    names = ["blocks.1.attn.hook_pattern", "blocks.2.attn.hook_pattern"]
+    earliest = Region(t=0).mask(model.config.grid)
+    blocked = {"queries": "cls", "keys": Region(t=0)}
+    with knock_out(model, **blocked, heads=[(1, 3)]):
+        _, cache = model.run_with_cache(x, names_filter=names)
+    assert not cache["pattern", 1][:, 1, 0][..., earliest].any()  # head 3 stands second
+    assert cache["pattern", 1][:, 0, 0][..., earliest].all()
+    with knock_out(model, **blocked):  # all heads of all layers, of which one has none
+        _, cache = model.run_with_cache(x, names_filter=names)
+    assert not any(cache["pattern", layer][:, :, 0][..., earliest].any() for layer in (1, 2))
+    with pytest.raises(InputError, match="were pruned"):
+        knock_out(model, **blocked, heads=[(1, 0)])
 
 
 def test_blocking_cls_from_all_frames_but_its_own_token_makes_it_blind():

@@ -30,6 +30,13 @@ def test_the_vector_is_the_plain_difference_of_means():
     assert each.clips == (5, 3)
 
 
+def test_a_running_mean_wants_no_room_for_all_clips(monkeypatch):
+    model, some, others = small_model(), clips(5), clips(3)
+    wanted = steering_vector(model, some, others, POINT, batch_size=2).vector
+    monkeypatch.setattr("vivit_lab.memory.free_bytes", lambda device: 10)
+    assert torch.equal(steering_vector(model, some, others, POINT, batch_size=2).vector, wanted)
+
+
 @pytest.mark.parametrize("point", [POINT, "blocks.2.attn.hook_v", "blocks.0.hook_mlp_out"])
 def test_a_clip_plus_the_difference_is_the_other_clip(point):
     model, one, other = small_model(), clips(1), clips(1)

@@ -252,6 +252,39 @@ def test_device_dtype_and_batch(model, pixels):
         single.clip(0)
 
 
+def test_a_changed_cache_still_knows_the_models_layers(model, pixels):
+    with torch.no_grad():
+        _, cache = model.run_with_cache(
+            pixels, names_filter=lambda name: name.startswith(("blocks.0.", "blocks.1.")) and "resid" in name
+        )
+    for changed in (cache, cache.to("cpu"), cache.at(t=0), cache.clip(0), cache.clip(0).remove_batch_dim()):
+        assert changed.points == cache.points
+        with pytest.raises(InputError, match=r"did not keep blocks\.2\.hook_resid_pre"):
+            changed.accumulated_resid()
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_result_that_a_hook_changed_is_not_computed_from_z(model, pixels, plain, tmp_path):
+    names = ["blocks.0.attn.hook_z", "blocks.1.attn.hook_z"]
+    point = model.hook_points["blocks.0.attn.hook_result"]
+    handle = point.register_forward_hook(lambda module, args, output: output * 0) if plain else None
+    with torch.no_grad(), model.hooks([] if plain else [(point.name, lambda result, hook: result * 0)]):
+        _, kept = model.run_with_cache(pixels, names_filter=[*names, point.name])
+        _, cache = model.run_with_cache(pixels, names_filter=names)
+    if handle is not None:
+        handle.remove()
+    for held in (kept, kept.to("cpu")):
+        assert not held["result", 0].any()
+        assert not held.stack_head_results(1).any()
+        assert held["result", 1].any()
+    cache.save(tmp_path / "cache.safetensors")
+    for lacking in (cache, cache.clip(0), ActivationCache.load(tmp_path / "cache.safetensors", model)):
+        for read in (lambda cache: cache["result", 0], lambda cache: cache.stack_head_results(1)):
+            with pytest.raises(InputError, match=r"blocks\.0\.attn\.hook_result was changed by a hook.*keep it in the"):
+                read(lacking)
+        assert lacking["result", 1].any()
+
+
 def test_written_and_read(model, pixels, tmp_path):
     with torch.no_grad():
         _, cache = model.run_with_cache(pixels)
@@ -261,7 +294,9 @@ def test_written_and_read(model, pixels, tmp_path):
         cut = ActivationCache.load(tmp_path / "cut.safetensors")
         assert set(read) == set(cache)
         assert all(torch.equal(value, cache[name]) for name, value in read.items())
-        for name in ("grid", "tokens", "scales", "fixed_patterns", "model_id", "provenance", "points", "has_batch_dim"):
+        for name in ("grid", "tokens", "scales", "model_id", "provenance", "points", "has_batch_dim"):
+            assert getattr(read, name) == getattr(cache, name)
+        for name in ("fixed_patterns", "fixed_results"):
             assert getattr(read, name) == getattr(cache, name)
         assert torch.equal(read["pattern", 1], cache["pattern", 1])
         torch.testing.assert_close(read.decompose_resid(apply_ln=True), cache.decompose_resid(apply_ln=True))

@@ -86,6 +86,15 @@ def test_head_results(model, cache, layer):
         assert without_model.stack_head_results(layer).shape == stack.shape
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_head_results_of_a_cache_in_another_dtype(cache, dtype):
+    with torch.no_grad():
+        half = cache.to(dtype)
+        stack = half.stack_head_results(1)
+        assert stack.dtype == half["result", 0].dtype == dtype
+        torch.testing.assert_close(stack.float(), cache.stack_head_results(1), rtol=0.03, atol=0.03)
+
+
 @pytest.mark.parametrize(("layer", "mlp_input"), [*product((0, 1, 2), (False, True)), (-1, False)])
 def test_a_frozen_layer_norm_is_linear_and_true_on_the_whole(model, cache, layer, mlp_input):
     parts = cache.decompose_resid(layer, mlp_input=mlp_input, apply_ln=True)

@@ -59,6 +59,15 @@ def test_labels_follow_what_is_given():
     assert config.replace(num_labels=3).id2label == config.id2label
 
 
+def test_classes_are_in_the_order_of_their_numbers():
+    for config in (
+        VivitConfig.from_dict({"id2label": {"0": "a", "2": "c", "1": "b"}}),
+        VivitConfig.from_dict({"label2id": {"b": 1, "c": 2, "a": 0}}),
+        VivitConfig().replace(id2label={2: "c", 1: "b", 0: "a"}),
+    ):
+        assert list(config.id2label.items()) == [(0, "a"), (1, "b"), (2, "c")]
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

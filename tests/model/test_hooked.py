@@ -288,6 +288,27 @@ def test_backward_hooks_see_and_change_gradients(model, pixels):
     torch.testing.assert_close(torch.autograd.grad(model(pixels).logits.sum(), pixels)[0], plain)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_backward_hooks_compose_in_their_order(model, pixels, nested):
+    name, order = "blocks.1.hook_resid_post", []
+    pixels.requires_grad_()
+
+    def editing(index, edit):
+        return name, lambda grad, hook: order.append(index) or edit(grad)
+
+    shifted, doubled = editing(0, lambda grad: grad + 1), editing(1, lambda grad: grad * 2)
+    want = model.run_with_hooks(pixels, bwd_hooks=[(name, lambda grad, hook: (grad + 1) * 2)])
+    (want,) = torch.autograd.grad(want.logits.sum(), pixels)
+    if nested:
+        with model.hooks(bwd_hooks=[shifted]), model.hooks(bwd_hooks=[doubled]):
+            output = model(pixels)
+    else:
+        output = model.run_with_hooks(pixels, bwd_hooks=[shifted, doubled, editing(2, lambda grad: None)])
+    (got,) = torch.autograd.grad(output.logits.sum(), pixels)
+    assert order == ([0, 1] if nested else [0, 1, 2])
+    torch.testing.assert_close(got, want)
+
+
 def test_gradients_of_all_points_are_those_of_the_traced_model(pixels):
     model, got = make(attn_implementation="eager"), {}
     seen, logits = trace(model, pixels)

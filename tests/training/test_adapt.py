@@ -53,6 +53,18 @@ def test_other_classes_get_a_new_head_and_all_else_stays():
     assert not torch.equal(adapt_model(network, ["a", "b"], seed=2)[0].classifier.weight, new.classifier.weight)
 
 
+def test_a_model_of_two_heads_gets_one():
+    network = filled(VivitForVideoClassification(SHAPE.replace(label_groups={"noun": 1, "verb": 2})))
+    new, changes = adapt_model(network, ["a", "b"])
+    assert new.config.label_groups is None
+    assert changes == [
+        "classifier drawn anew for 2 classes (instead of 3)",
+        "label_groups dropped: one classifier in place of noun and verb",
+    ]
+    same, changes = adapt_model(network, NAMES)
+    assert (same.config.label_groups, changes) == (network.config.label_groups, [])
+
+
 def test_a_bare_model_gets_a_head_and_loses_its_pooler():
     bare = filled(VivitModel(SHAPE))
     new, changes = adapt_model(bare, ["a", "b"])

@@ -59,8 +59,10 @@ def test_processes_make_an_update_larger():
     assert (config.steps, config.learning_rate) == (20, pytest.approx(0.05))
 
 
-def test_given_steps_go_before_epochs():
+def test_steps_go_in_place_of_epochs():
     assert PRESETS["small"].config(100, steps=7).steps == 7
+    with pytest.raises(ConfigError, match=r"give epochs or steps, not both, got epochs=3 and steps=7"):
+        PRESETS["small"].config(100, epochs=3, steps=7)
 
 
 def test_what_is_not_known_is_refused():

@@ -14,6 +14,7 @@ from vivit_lab.bench.machine import describe_machine
 from vivit_lab.bench.published import A100, A100_SOURCE, PAPER_COST, PAPER_SOURCE, a100_row
 from vivit_lab.bench.table import BenchTable, Column
 from vivit_lab.bench.workload import Workload, half_dtype, run_task
+from vivit_lab.checkpoints.files import parse_dtype
 from vivit_lab.errors import BackendError, InputError
 from vivit_lab.memory import format_bytes, free_bytes
 from vivit_lab.model.config import VivitConfig
@@ -196,7 +197,9 @@ def bench_rollout(workload: Workload | None = None, *, repeats: int = 3, progres
         seconds = median(times[name])
         row = {"what": name, "seconds": seconds, "relative": seconds / base, "samples": times[name], "error": None}
         rows.append({**row, "peak_mb": _mb(run_task("rollout_peak", workload, what=name))})
-    pattern = workload.with_(batch=1).pattern_bytes("eager") * workload.config.num_hidden_layers // 3
+    config = workload.config
+    entries = config.num_hidden_layers * config.num_attention_heads * config.grid.num_tokens**2
+    pattern = entries * parse_dtype(workload.dtype).itemsize
     columns = (
         Column("what", "what"), Column("seconds", "s", 3), Column("relative", "× forward", 2),
         Column("peak_mb", "peak MB"),

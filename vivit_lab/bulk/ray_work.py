@@ -10,7 +10,15 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayError, RayTaskError, WorkerCrashedError
+from ray.exceptions import (
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 
 from vivit_lab.bulk.ahead import ReadAhead
 from vivit_lab.bulk.decode import DecodeSpec, decode_one
@@ -23,6 +31,7 @@ from vivit_lab.errors import BackendError, InputError
 __all__ = ["ModelWorker", "RayDecoder", "decode_in_time", "is_alive"]
 
 _PAUSE = 0.5  # seconds before a clip is sent again whose node was lost
+_LOST = (NodeDiedError, LocalRayletDiedError, ObjectLostError)  # the node is gone, or what it had decoded
 
 
 def decode_in_time(row: ClipRow, spec: DecodeSpec, timeout: float, content: bytes | None = None) -> Outcome:
@@ -60,7 +69,8 @@ _watched: Any = ray.remote(**_TASK, num_returns="streaming")(_decode_watched)
 class RayDecoder(ReadAhead):
     """Decodes clips ahead of the model, in tasks on any node.
 
-    A clip whose process ends is tried once more; the loss of a node is nobody's try, however often it happens.
+    A clip whose process ends, or is ended for want of memory, is tried once more; the loss of a node is nobody's
+    try, however often it happens.
 
     Args:
         spec: how clips are read.
@@ -87,11 +97,9 @@ class RayDecoder(ReadAhead):
         while True:
             try:
                 return _get(ticket)
-            except WorkerCrashedError:
+            except (WorkerCrashedError, OutOfMemoryError):
                 return self._second_try(row)
-            except RayTaskError as error:
-                raise error.cause from error  # a full disk
-            except RayError:  # the node is gone, or what it had decoded
+            except _LOST:
                 time.sleep(_PAUSE)
                 ticket = self._submit(row)
 
@@ -105,9 +113,10 @@ class RayDecoder(ReadAhead):
             except WorkerCrashedError:
                 if node is not None and is_alive(node):
                     return self._ended(row, time.monotonic() - began)
-            except RayTaskError as error:
-                raise error.cause from error  # a full disk
-            except RayError:
+            except OutOfMemoryError:
+                why = "Ray ended the process that decoded it, since its node ran out of memory"
+                return Failure("decode", "crash", f"{row.path}: {why}")
+            except _LOST:
                 pass
             time.sleep(_PAUSE)
 
@@ -179,7 +188,15 @@ class ModelWorker:
 
 
 def _get(ticket: Any) -> Any:
-    return ray.get(ticket)  # Ray's types do not know what a task gives
+    try:
+        return ray.get(ticket)  # Ray's types do not know what a task gives
+    except RayTaskError as error:
+        raise error.cause from error  # a full disk
+    except (WorkerCrashedError, OutOfMemoryError, *_LOST):
+        raise
+    except RayError as error:  # no other try would end otherwise
+        reason = " ".join(str(error).split())
+        raise BackendError(f"Ray cannot run its tasks ({type(error).__name__}: {reason}); see `ray status`") from error
 
 
 def is_alive(node: str) -> bool:

@@ -159,7 +159,7 @@ def prepare_run(
 
     Raises:
         InputError: there is no run yet and ``job`` or ``videos`` are missing; or a label is none of the model's.
-        ConfigError: the folder holds a run with other settings, weights, code or clips; the message names them.
+        ConfigError: the folder holds a run with other settings, weights, code, clips or labels; the message names them.
     """
     store = Store.at(out)
     exists = store.exists("run.json")
@@ -214,7 +214,7 @@ def _create(
         "manifest_group": group,
         "batch_size": batch,
         "grid": config.grid.to_dict(),
-        "layers": config.num_hidden_layers,
+        "layers": config.num_attention_layers,
         "heads": config.num_attention_heads,
         "layout": {**layout.__dict__, "maps": list(layout.maps)},
         "labels": (config.id2label or {}) if stage.is_classifier else {},
@@ -247,9 +247,21 @@ def _check_same(run: BulkRun, job: BulkJob, fingerprint: dict[str, str], table: 
             "cannot be compared; name another folder, or resume with the old settings (leave them out)"
         )
     if table is not None:
-        ours, stored = set(table["clip_id"].to_pylist()), set(run.manifest(["clip_id"])["clip_id"].to_pylist())
-        if ours != stored:
+        ours, stored = _labels_of(table), _labels_of(run.manifest(["clip_id", "label"]))
+        if ours.keys() != stored.keys():
             raise ConfigError(
-                f"{run.store.root} is about other clips: {len(ours - stored)} are new and {len(stored - ours)} are "
-                "gone; name another folder, or resume without naming videos"
+                f"{run.store.root} is about other clips: {len(ours.keys() - stored.keys())} are new and "
+                f"{len(stored.keys() - ours.keys())} are gone; name another folder, or resume without naming videos"
             )
+        changed = [clip for clip, label in ours.items() if label != stored[clip]]
+        if changed:
+            first = changed[0]
+            raise ConfigError(
+                f"{run.store.root} has other labels for {len(changed)} clips, the first {first}: {stored[first]!r} "
+                f"there, {ours[first]!r} here; name another folder, or resume with the old labels (name no videos)"
+            )
+
+
+def _labels_of(table: pa.Table) -> dict[str, str | None]:
+    """Return clip_id → label."""
+    return dict(zip(table["clip_id"].to_pylist(), table["label"].to_pylist(), strict=True))

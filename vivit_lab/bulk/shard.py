@@ -41,8 +41,8 @@ class Stage(Protocol):
 
     batch_size: int
 
-    def __call__(self, pixels: Tensor, part: str) -> list[dict[str, Any]]:
-        """Return what each clip of a batch (batch, T, C, h, w) gave for a part."""
+    def __call__(self, pixels: Tensor, part: str) -> Sequence[Result]:
+        """Return what each clip of a batch (batch, T, C, h, w) gave for a part, or why it gave nothing."""
         ...
 
 
@@ -51,9 +51,11 @@ class Sink(Protocol):
 
     Args:
         parts: names of the parts that are not done yet; one for a run over clips, several for one over head masks.
+        retries: whether the rows failed before, so that it is no news when all fail again.
     """
 
     parts: Sequence[str]
+    retries: bool
 
     def __call__(self, part: str, results: Sequence[Result]) -> None:
         """Keep the results of a part, one for each row of the shard."""
@@ -93,7 +95,7 @@ def run_shard(rows: Sequence[ClipRow], decoder: Decoder, model: Stage, sink: Sin
 
     Raises:
         OutOfMemoryBudgetError: one clip alone does not fit.
-        BackendError: the model failed on every clip of the shard.
+        BackendError: the model failed on every clip of the shard, for the first time.
     """
     began, waited, failures = time.perf_counter(), [0.0], 0
     outcomes: Iterable[Outcome] = _timed(decoder(rows), waited)
@@ -103,7 +105,8 @@ def run_shard(rows: Sequence[ClipRow], decoder: Decoder, model: Stage, sink: Sin
         source, results = iter(outcomes), []
         while batch := list(islice(source, model.batch_size)):
             results += _run_batch(batch, model, part)
-        _check_hope(results)
+        if not sink.retries:  # its clips failed before, perhaps all in the model
+            _check_hope(results)
         failures = sum(isinstance(result, Failure) for result in results)
         sink(part, results)
     return ShardReport(len(rows), failures, time.perf_counter() - began, waited[0], model.batch_size)
@@ -182,8 +185,8 @@ def _stacked(batch: Sequence[Any], good: list[int], size: int) -> Tensor:
     return torch.stack([torch.from_numpy(batch[number].pixels) for number in slots])
 
 
-def _joined(outcome: Any, found: dict[str, Any], seconds: float) -> dict[str, Any]:
-    return {**outcome.columns(), **found, "seconds_model": seconds}
+def _joined(outcome: Any, found: Result, seconds: float) -> Result:
+    return found if isinstance(found, Failure) else {**outcome.columns(), **found, "seconds_model": seconds}
 
 
 def _check_hope(results: Sequence[Result]) -> None:

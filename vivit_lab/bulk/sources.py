@@ -30,6 +30,7 @@ MANIFEST_SCHEMA = pa.schema(
 """The columns of a run's manifest."""
 
 _TABLES = (".csv", ".parquet")
+_TEXT = pyarrow.csv.ConvertOptions(column_types={"path": pa.string(), "label": pa.string()})  # 007 is not 7
 
 
 def list_clips(videos: str | os.PathLike[str] | list[str | os.PathLike[str]]) -> pa.Table:
@@ -116,7 +117,7 @@ def _absolute(name: str, folder: str = "") -> str:
 def _read(fs: Any, place: str) -> pa.Table:
     """Read a CSV or Parquet table of clips; its paths become absolute."""
     with fs.open(place, "rb") as file:
-        table = pyarrow.csv.read_csv(file) if _suffix(place) == ".csv" else pq.read_table(file)
+        table = pyarrow.csv.read_csv(file, convert_options=_TEXT) if _suffix(place) == ".csv" else pq.read_table(file)
     if "path" not in table.column_names or not len(table):
         raise InputError(
             f"{place} wants a header with the column path (and label, start and end in seconds, where known) and a row"

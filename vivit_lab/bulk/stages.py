@@ -14,7 +14,9 @@ from vivit_lab.attribution.raw import RawAttention
 from vivit_lab.attribution.registry import class_by_name
 from vivit_lab.attribution.rollout import AttentionRollout
 from vivit_lab.bulk.job import BulkJob
+from vivit_lab.bulk.rows import Failure
 from vivit_lab.bulk.schema import PartLayout
+from vivit_lab.bulk.shard import Result
 from vivit_lab.errors import InputError
 from vivit_lab.explain import load_pair, top_labels
 from vivit_lab.hooks.record import AttentionRecord
@@ -38,7 +40,8 @@ class ClipStage:
         batch_size: clips of a forward pass.
 
     Raises:
-        InputError: a method explains a class and the model has no classifier, or the target is none of its classes.
+        InputError: a method explains a class and the model has no classifier, the target is none of its classes, or CLS
+            states are wanted of a model that has no single CLS token.
     """
 
     def __init__(self, job: BulkJob, model: VivitModel | VivitForVideoClassification, batch_size: int) -> None:
@@ -51,13 +54,18 @@ class ClipStage:
                 f"{', '.join(about_classes)} explains a class, but {job.model} has no classifier: choose a classifier, "
                 "or class-agnostic methods (raw, rollout, value_norm)"
             )
+        if job.hidden_states == "cls" and not (model.config.variant == "spacetime" and model.config.grid.cls):
+            raise InputError(
+                f"hidden_states='cls' wants one CLS token in every layer, and {job.model} (variant "
+                f"{model.config.variant}, classifier {model.config.classifier}) has none: use hidden_states='tokens'"
+            )
         self.target = None if job.target is None else class_by_name(job.target, model.config)
         if job.compile:
             for block in model.blocks:
                 block.compile()
 
-    def __call__(self, pixels: Tensor, part: str = "") -> list[dict[str, Any]]:
-        """Return the columns of each clip of a batch (batch, T, C, h, w)."""
+    def __call__(self, pixels: Tensor, part: str = "") -> list[Result]:
+        """Return the columns of each clip of a batch (batch, T, C, h, w), or a failure where they are not finite."""
         pixels = pixels.to(self.model.device, self.model.dtype)
         with autocast_of(self.job, self.model):
             record = record_attention(self.model, pixels)
@@ -67,9 +75,15 @@ class ClipStage:
                 heads = head_statistics(record, all_queries=self.job.head_statistics == "all")
             hidden = self._hidden(pixels)
         logits = getattr(record.output, "logits", None) if self.is_classifier else None
-        rows: list[dict[str, Any]] = []
+        rows: list[Result] = []
         about = {name: _about(heat) for name, heat in maps}
         for clip in range(len(pixels)):
+            values = {name: heat.relevance[clip] for name, heat in maps}
+            values |= {} if logits is None else {"logits": logits[clip]}
+            wrong = [name for name, numbers in values.items() if not bool(numbers.isfinite().all())]
+            if wrong:
+                rows.append(Failure("model", "NotFinite", f"{', '.join(wrong)} of this clip hold NaN or infinity"))
+                continue
             row = {} if logits is None else _classified(logits[clip], self.model.config, self.job.top_k)
             for name, heat in maps:
                 row |= _mapped(name, heat, clip)
@@ -156,7 +170,7 @@ def layout_of(job: BulkJob, config: VivitConfig, *, is_classifier: bool) -> Part
     return PartLayout(
         tubelets=config.grid.num_tubelets,
         classes=(config.num_labels or 0) if is_classifier else 0,
-        heads=config.num_hidden_layers * config.num_attention_heads,
+        heads=config.num_attention_layers * config.num_attention_heads,
         maps=tuple(name for name, _ in job.built()),
         head_statistics=job.head_statistics != "none",
     )

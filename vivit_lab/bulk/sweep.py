@@ -41,7 +41,8 @@ SWEEP_SCHEMA = pa.schema(
 )
 """Columns of a sweep's part, a row for each clip and mask: ``margin`` is the logit of the label (without one, of the
 class that the whole model predicts) less the largest other logit; ``kl`` is KL(whole model ‖ masked model) in nats. A
-clip that failed has one row, with mask -1."""
+clip that could not be read has one row, with mask -1; one that the model failed on has such a row in each part where it
+failed."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,8 @@ class SweepStage:
     def __init__(self, task: HeadSweepTask, model: VivitForVideoClassification, batch_size: int) -> None:
         self.task, self.model, self.batch_size = task, model, batch_size
 
-    def __call__(self, pixels: Tensor, part: str) -> list[dict[str, Any]]:
-        """Return for each clip its logits (mask, class), and those of the whole model."""
+    def __call__(self, pixels: Tensor, part: str) -> list[Result]:
+        """Return for each clip its logits (mask, class), and those of the whole model; a failure if not finite."""
         first = _block_of(part) * self.task.info["block_size"]
         masks = self.task.masks.tensor(self.model.device)[first : first + self.task.info["block_size"]]
         pixels = pixels.to(self.model.device, self.model.dtype)
@@ -130,7 +131,13 @@ class SweepStage:
             clean = self.model(pixels).logits.float().cpu()
             masked = [self.model(pixels, head_mask=mask).logits.float().cpu() for mask in masks]
         logits = torch.stack(masked, dim=1)
-        return [{"clean": clean[clip].numpy(), "masked": logits[clip].numpy()} for clip in range(len(pixels))]
+        rows: list[Result] = []
+        for whole, parts in zip(clean, logits, strict=True):
+            if bool(whole.isfinite().all() and parts.isfinite().all()):
+                rows.append({"clean": whole.numpy(), "masked": parts.numpy()})
+            else:
+                rows.append(Failure("model", "NotFinite", "logits of this clip hold NaN or infinity"))
+        return rows
 
 
 class SweepSink:
@@ -144,14 +151,17 @@ class SweepSink:
     def __init__(self, task: HeadSweepTask, shard: int) -> None:
         self.task, self.rows = task, task.rows(shard)
         self.parts: Sequence[str] = task.missing(shard)
+        self.retries = False
 
     def __call__(self, part: str, results: Sequence[Result]) -> None:
         """Write a part; see ``Sink``."""
         first = _block_of(part) * self.task.info["block_size"]
-        tables = []
+        tables = [SWEEP_SCHEMA.empty_table()]
         for row, result in zip(self.rows, results, strict=True):
             label = self.task.run.class_of(row.label)
             if isinstance(result, Failure):
+                if first and result.stage != "model":
+                    continue  # it is the same in every block, and the first one says it
                 failed = {"clip_id": row.clip_id, "mask": -1, "status": "error", "error": result.message}
                 tables.append(pa.Table.from_pylist([{**failed, "label_index": label}], schema=SWEEP_SCHEMA))
                 continue

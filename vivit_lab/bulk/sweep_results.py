@@ -14,7 +14,7 @@ import pyarrow as pa
 from vivit_lab.bulk.engine import drive, make_executor
 from vivit_lab.bulk.local import Executor
 from vivit_lab.bulk.masks import MaskList
-from vivit_lab.bulk.run import open_run
+from vivit_lab.bulk.run import open_run, prepare_run
 from vivit_lab.bulk.store import pc
 from vivit_lab.bulk.sweep import SWEEP_SCHEMA, HeadSweepTask, prepare_sweep
 from vivit_lab.errors import InputError
@@ -160,13 +160,13 @@ def sweep_heads(
 
     Raises:
         InputError: the model has no classifier, the masks do not fit it, or an argument is wrong.
-        ConfigError: there is another sweep of that name.
+        ConfigError: there is another sweep of that name, or the run was made with other weights or code.
 
     Example:
         >>> found = sweep_heads("run", MaskList.single(6, 6))
         >>> found.to_pandas().sort_values("accuracy_drop")
     """
-    folder = open_run(run)
+    folder = prepare_run(None, None, run)
     task = prepare_sweep(folder, masks, name=name, block_size=block_size)
     drive(make_executor(executor), task, folder, shards, progress, f"heads, {len(masks)} masks")
     return HeadSweepResults(task)

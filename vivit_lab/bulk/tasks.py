@@ -117,7 +117,7 @@ class RetryTask(ClipTask):
         """See ``Task``."""
         number = len(self._overlays.get(shard, []))
         name = f"overlay/{part_name(shard).removesuffix('.parquet')}.{number:03d}.parquet"
-        return PartSink(self.run, self.rows(shard), shard, name)
+        return PartSink(self.run, self.rows(shard), shard, name, retries=True)
 
 
 class PartSink:
@@ -128,11 +128,13 @@ class PartSink:
         rows: the shard's clips.
         shard: its number.
         name: of the part.
+        retries: whether the clips failed before.
     """
 
-    def __init__(self, run: BulkRun, rows: Sequence[ClipRow], shard: int, name: str) -> None:
+    def __init__(self, run: BulkRun, rows: Sequence[ClipRow], shard: int, name: str, *, retries: bool = False) -> None:
         self.run, self.rows, self.shard, self.name = run, rows, shard, name
         self.parts: Sequence[str] = [name]
+        self.retries = retries
 
     def __call__(self, part: str, results: Sequence[Result]) -> None:
         """Write the part; see ``Sink``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,7 +86,7 @@ def run(
     seed_all(seed)
     job = _job({name: value for name, value in given.items() if value is not None}, out, resumes=videos is None)
     chosen = _engine(engine, ray_address, workers, device, timeout)
-    with _interruptible(out, f"vivit-lab bulk run --out {out}", quiet=as_json):
+    with _interruptible(out, quiet=as_json):
         results = run_bulk(
             job, videos, out, executor=chosen, shards=shards, retry_errors=retry_errors,
             progress=False if as_json else None,
@@ -117,7 +118,7 @@ def retry(
     from vivit_lab.bulk.engine import run_bulk
 
     chosen = _engine(engine, ray_address, workers, device, timeout)
-    with _interruptible(run, f"vivit-lab bulk retry {run}", quiet=as_json):
+    with _interruptible(run, quiet=as_json):
         progress = False if as_json else None
         results = run_bulk(None, None, run, executor=chosen, shards=shards, retry_errors=True, progress=progress)
     _finish(results, as_json=as_json)
@@ -201,7 +202,7 @@ def heads(
 
     info = open_run(run).info
     chosen = _masks(masks, info["layers"], info["heads"], seed)
-    with _interruptible(run, f"vivit-lab bulk heads {run} --masks {masks}", quiet=as_json):
+    with _interruptible(run, quiet=as_json):
         found = sweep_heads(
             run, chosen, name=name, block_size=block_size, shards=shards, progress=False if as_json else None,
             executor=_engine(engine, ray_address, workers, device, timeout),
@@ -261,11 +262,12 @@ def _engine(name: str, address: str | None, workers: int | None, device: str, ti
 
 
 @contextmanager
-def _interruptible(out: str, command: str, *, quiet: bool) -> Iterator[None]:
-    """End with 130 on Ctrl-C, and say how to go on."""
+def _interruptible(out: str, *, quiet: bool) -> Iterator[None]:
+    """End with 130 on Ctrl-C, and say how to go on: with the same command."""
     try:
         yield
     except KeyboardInterrupt:
+        command = shlex.join(["vivit-lab", *sys.argv[1:]])
         text = f"interrupted; the parts of {out} that are done stay done. Go on with: {command}"
         if quiet:
             print_json({"error": text})

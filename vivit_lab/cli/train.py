@@ -69,12 +69,15 @@ def train(
         "freeze_backbone": freeze_backbone or None, "freeze_embeddings": freeze_embeddings or None,
         "gradient_checkpointing": gradient_checkpointing or None, "num_workers": workers, "seed": seed,
     }  # fmt: skip
-    changes = {**training, **{name: value for name, value in given.items() if value is not None}}
+    given = {name: value for name, value in given.items() if value is not None}
+    if twice := sorted(set(training) & set(given)):
+        option = {"num_workers": "--workers"}.get(twice[0], "--" + twice[0].replace("_", "-"))
+        raise InputError(f"--set {twice[0]} is an option of its own; give {option} alone")
     loaded, processor = load(model, "cpu", "float32", quiet=as_json)
     result = finetune(
         loaded, processor, data, out, preset=preset, augmentation=replace(chosen.augmentation, **augmenting),
         num_frames=frames, image_size=size, epochs=epochs, validation=validation, views=views, on_error=on_error,
-        resume=resume, cpu=cpu, progress=False if as_json else None, **changes,
+        resume=resume, cpu=cpu, progress=False if as_json else None, **training, **given,
     )  # fmt: skip
     if as_json:
         return print_json(

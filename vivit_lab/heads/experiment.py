@@ -6,12 +6,15 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from vivit_lab._version import __version__
 from vivit_lab.errors import InputError
@@ -200,7 +203,9 @@ class _Study:
 
     def _whole(self) -> dict[str, Any]:
         """The point of the full model, which is compared with itself."""
-        costs = dict.fromkeys(("speed", "attention_memory", "parameters"), 1.0)
+        costs: dict[str, float | None] = dict.fromkeys(("speed", "attention_memory", "parameters"), 1.0)
+        if not self.plan.timing_repeats:
+            costs["speed"] = None
         return {"removed": {}, "metrics": clip_metrics(self.full, self.full, self.labels), **costs}
 
     def _measured(self, pruned: Any, removed: list[tuple[int, int]]) -> dict[str, Any]:
@@ -235,18 +240,16 @@ class _Study:
     def _settings(self) -> dict[str, Any]:
         plan, model, given = self.plan, self.model, self.plan.importance
         scored = isinstance(given, HeadImportance)
-        digest = hashlib.blake2b(digest_size=12)
-        for value in model.state_dict().values():
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return {
             "vivit_lab": __version__,
             "model": model.name_or_path or type(model).__name__,
-            "weights": digest.hexdigest(),
+            "weights": _digest(list(model.state_dict().values())),
             "layers": model.config.num_attention_layers,
             "heads": model.config.num_attention_heads,
             "heads_there": len(self.heads),
             "importance": given.method if scored else type(given).__name__,
             "importance_settings": repr(given),
+            "importance_digest": _digest(given),
             "schedule": plan.schedule,
             "reverse": plan.reverse,
             "random": plan.random,
@@ -257,6 +260,8 @@ class _Study:
             "data": self.evaluation.description,
             "scoring_clips": len(self.scoring),
             "evaluation_clips": len(self.evaluation),
+            "scoring_digest": _digest(self.scoring),
+            "evaluation_digest": _digest(self.evaluation),
             "attn_implementation": model.attn_implementation,
             "device": model.device.type,
         }
@@ -283,6 +288,37 @@ def _write(path: Path, contents: Any) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     part.write_text(json.dumps(contents, allow_nan=False), encoding="utf-8")
     os.replace(part, path)
+
+
+def _digest(value: Any) -> str:
+    """Return what tells a value's numbers from others': tensors, clips and labels, wherever they are inside it."""
+    digest = hashlib.blake2b(digest_size=12)
+    _add(digest, value)
+    return digest.hexdigest()
+
+
+def _add(digest: Any, value: Any) -> None:
+    digest.update(f"{type(value).__name__};".encode())
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        value = torch.from_numpy(np.ascontiguousarray(value))
+    if isinstance(value, Tensor):
+        digest.update(f"{tuple(value.shape)} {value.dtype};".encode())
+        digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, (str, int, float, type(None))):
+        digest.update(f"{value!r};".encode())
+    else:  # the text of what has no parts is among the settings
+        for part in _parts(value):
+            _add(digest, part)
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    if isinstance(value, ClipSet):
+        return value.batches(8)
+    if is_dataclass(value) and not isinstance(value, type):
+        return [getattr(value, entry.name) for entry in fields(value)]
+    if isinstance(value, dict):
+        return value.items()
+    return value if isinstance(value, (list, tuple)) else ()
 
 
 def _split(plan: PruningExperiment) -> tuple[ClipSet, ClipSet]:

@@ -16,6 +16,7 @@ from vivit_lab.heads.importance import HeadImportance
 from vivit_lab.hooks.recorder import evaluating
 from vivit_lab.hooks.values import frozen
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.model.outputs import VideoClassifierOutput
 from vivit_lab.progress import progress_bar
 
 __all__ = ["L0Gates", "gate_open", "hard_concrete"]
@@ -75,7 +76,8 @@ class L0Gates:
     Raises:
         InputError: a field is out of its range.
 
-    Cost: ``runs`` · ``steps`` forward and backward passes of a batch.
+    Cost: a pass of all clips, and ``runs`` · ``steps`` forward and backward passes of a batch (and as many forward
+    passes more for a model without a classifier).
     """
 
     target: Any = LOSS
@@ -123,11 +125,20 @@ class L0Gates:
             frozen(model),
             progress_bar(None, progress, "L0 gates", "step", self.runs * self.steps) as bar,
         ):
-            found = [self._run(model, clips, self.seed + run, bar) for run in range(self.runs)]
+            clean = self._clean(model, clips)
+            found = [self._run(model, clips, clean, self.seed + run, bar) for run in range(self.runs)]
         rows = without_pruned(torch.stack([row for row, _ in found]), model)
         return made_importance(self, model, rows, unit="chance that the gate is open", target=found[0][1], rows="run")
 
-    def _run(self, model: Any, clips: ClipSet, seed: int, bar: Any) -> tuple[Tensor, str]:
+    def _clean(self, model: Any, clips: ClipSet) -> Tensor | None:
+        """Return the logits (clip, class) without gates, which targets are bound to; None where there are none."""
+        if not isinstance(model, VivitForVideoClassification):
+            return None
+        with torch.inference_mode(False), torch.no_grad():
+            batches = clips.batches(self.batch_size)
+            return torch.cat([model(batch.pixel_values.to(model.device)).logits for batch in batches])
+
+    def _run(self, model: Any, clips: ClipSet, clean: Tensor | None, seed: int, bar: Any) -> tuple[Tensor, str]:
         generator = torch.Generator().manual_seed(seed)
         layers, heads = len(model.blocks), model.config.num_attention_heads
         there = ~without_pruned(torch.zeros(layers, heads), model).isnan()
@@ -141,8 +152,11 @@ class L0Gates:
                 noise = torch.rand((layers, len(batch), heads), generator=generator)
                 gates = hard_concrete(log_alpha.unsqueeze(1), noise)
                 mask = gates.view(layers, len(batch), heads, 1, 1).to(model.device, model.dtype)
-                output = model(batch.pixel_values.to(model.device), head_mask=mask)
-                measured = bind_measure(self.target, output, batch, model)
+                pixels = batch.pixel_values.to(model.device)
+                with torch.no_grad():  # what a target is bound to must not follow the gates
+                    intact = model(pixels) if clean is None else VideoClassifierOutput(logits=clean[places])
+                output = model(pixels, head_mask=mask)
+                measured = bind_measure(self.target, intact, batch, model)
                 named = measured.name
                 open_share = gate_open(log_alpha)[there].mean()
                 cost = open_share if self.sparsity is None else (open_share - (1 - self.sparsity)).abs()

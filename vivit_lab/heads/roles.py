@@ -58,20 +58,25 @@ class HeadRoles:
         """
         if role not in ROLES:
             raise InputError(f"{role!r} is no role; there are {', '.join(ROLES)}")
-        return [(layer, head) for layer, row in enumerate(self.roles) for head, name in enumerate(row) if name == role]
+        return [(row["layer"], row["head"]) for row in self._named() if row["role"] == role]
+
+    def _named(self) -> list[dict[str, Any]]:
+        """Return a dict for each head: layer and head, as the tables call them, and role."""
+        layers, heads = (list(map(int, self.effects.labels[dim])) for dim in ("layer", "head"))
+        return [
+            {"layer": layer, "head": head, "role": role}
+            for layer, row in zip(layers, self.roles, strict=True)
+            for head, role in zip(heads, row, strict=True)
+        ]
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a dict for each head: layer, head, role, and effect and temporal score with interval and q-value."""
-        found = []
-        for layer, row in enumerate(self.roles):
-            for head, role in enumerate(row):
-                numbers = {
-                    f"{prefix}{name}": float(column[layer, head])
-                    for prefix, table in (("effect_", self.effects), ("temporal_", self.temporal))
-                    for name, column in (("mean", table.mean), ("low", table.low), ("high", table.high), ("q", table.q))
-                }
-                found.append({"layer": layer, "head": head, "role": role, **numbers})
-        return found
+        columns = {
+            f"{prefix}{name}": column.flatten().tolist()
+            for prefix, table in (("effect_", self.effects), ("temporal_", self.temporal))
+            for name, column in (("mean", table.mean), ("low", table.low), ("high", table.high), ("q", table.q))
+        }
+        return [row | {name: column[at] for name, column in columns.items()} for at, row in enumerate(self._named())]
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return ``rows`` as a DataFrame.
@@ -116,13 +121,14 @@ class HeadRoles:
 
     def _repr_html_(self) -> str:
         roles = self.roles
-        header = ["layer", *(f"head {head}" for head in range(len(roles[0])))]
+        header = ["layer", *(f"head {head}" for head in self.effects.labels["head"])]
         facts: dict[str, str | None] = {
             "roles of heads": f"{len(self.effects)} clips, false discoveries ≤ {self.rate:g}"
         }
         facts |= {role: text for role, text in ROLES.items()}
         return report_html(
-            facts_table(facts), rows_table(header, [[str(layer), *row] for layer, row in enumerate(roles)])
+            facts_table(facts),
+            rows_table(header, [[layer, *row] for layer, row in zip(self.effects.labels["layer"], roles, strict=True)]),
         )
 
 
@@ -149,10 +155,13 @@ def head_roles(effects: EffectTable, temporal: EffectTable, *, rate: float = 0.0
     found = [[(dim, len(table.labels[dim])) for dim in table.dims] for table in (effects, temporal)]
     rest = [count for sizes in found for dim, count in sizes if dim not in ("layer", "head")]
     same = found[0] == found[1] and len(effects) == len(temporal)
-    if not same or effects.dims[:2] != ("layer", "head") or max([1, *rest]) > 1:
+    same = same and effects.dims[:2] == ("layer", "head")
+    same = same and all(effects.labels[dim] == temporal.labels[dim] for dim in ("layer", "head"))
+    numbers = all(name.isdecimal() for dim in ("layer", "head") for name in effects.labels.get(dim, ()))
+    if not (same and numbers) or max([1, *rest]) > 1:
         raise InputError(
             f"wanted two tables of layer × head of the same clips, got {dict(found[0])} of {len(effects)} clips and "
-            f"{dict(found[1])} of {len(temporal)}"
+            f"{dict(found[1])} of {len(temporal)}, with labels {effects.labels} and {temporal.labels}"
         )
     return HeadRoles(_plain(effects), _plain(temporal), rate)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -83,16 +83,16 @@ def head_statistics(
         outliers = None if artefacts is None else artefacts.outliers[number].flatten().to(record.device)
         places = None if motion is None else motion[number].to(record.device)
         found.append(_of_clip(record, sample.to(record.device), outliers, places, queries, generator))
-    grid, name, config = found[0]["grid"], found[0]["model_id"], getattr(model, "config", None)
+    grid, name = found[0]["grid"], found[0]["model_id"]
+    blanked = _blanked_in(model) if isinstance(model, AttentionRecord) else lambda rows: without_pruned(rows, model)
 
     def stacked(key: str, item: str) -> Tensor:
         rows = torch.stack([each[key][item] for each in found]).float().cpu()
-        return rows if config is None or key == "uniform" else without_pruned(rows, model)
+        return rows if key == "uniform" else blanked(rows)
 
     names = list(found[0]["values"])
     profile = torch.stack([each["profile"] for each in found]).float().cpu()
-    if config is not None:
-        profile = without_pruned(profile.movedim(-1, 0), model).movedim(0, -1)
+    profile = blanked(profile.movedim(-1, 0)).movedim(0, -1)
     return HeadStatistics(
         {item: stacked("values", item) for item in names},
         {item: stacked("errors", item) for item in names},
@@ -116,6 +116,13 @@ def _records(model: Any, clips: Any) -> tuple[Iterator[AttentionRecord], int]:
         raise InputError("head_statistics wants clips beside a model, or a record alone")
     found = clip_set(clips)
     return (record_attention(model, batch.pixel_values) for batch in found.batches(1)), len(found)
+
+
+def _blanked_in(record: AttentionRecord) -> Callable[[Tensor], Tensor]:
+    """Return what puts NaN into (…, layers, heads) for heads that were pruned: a record has zeros in their place."""
+    parts = [torch.stack((record.queries[layer], record.keys[layer])) for layer in record.layers]
+    gone = torch.stack([~part.ne(0).movedim(2, 0).flatten(1).any(dim=1) for part in parts]).cpu()
+    return lambda rows: rows.masked_fill(gone, torch.nan)
 
 
 def _clip_of(record: AttentionRecord, clip: int) -> AttentionRecord:

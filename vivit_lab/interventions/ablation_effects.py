@@ -85,7 +85,8 @@ class AblationEffects:
             reference: clips that means and resampled activations are taken from; the clips themselves by default.
 
         Raises:
-            InputError: the clips, target, part or layers do not fit the model, or zero ablation was given a reference.
+            InputError: the clips, target, part or layers do not fit the model, zero ablation was given a reference, or
+                one clip alone would be its own reference.
             GridError: a slab or region does not fit the grid.
         """
         pixels = as_pixel_values(clips).values
@@ -94,7 +95,7 @@ class AblationEffects:
             model, grid, self.at, layers=self.layers, heads=self.heads, slabs=self.slabs, regions=self.regions
         )
         if self.mode != "zero" and reference is None:
-            reference = pixels
+            reference = _own_reference(self, pixels)
         points = list({site.point.name: site.point for site in sites}.values())
         made = replacements(
             model, points, mode=self.mode, reference=reference, over=self.over, batch_size=self.batch_size
@@ -171,7 +172,7 @@ class CausalTemporalScore:
             InputError: see ``AblationEffects``.
         """
         pixels = as_pixel_values(clips).values
-        given = pixels if reference is None else as_pixel_values(reference).values
+        given = _own_reference(self.ablation, pixels) if reference is None else as_pixel_values(reference).values
         bound, _ = bound_scores(model, pixels, target, batch_size=self.ablation.batch_size, forward=_FORWARD)
         zero = self.ablation.mode == "zero"
         moving, frozen = (
@@ -190,3 +191,13 @@ class CausalTemporalScore:
             provenance=moving.provenance,
             seed=self.ablation.seed,
         )
+
+
+def _own_reference(by: AblationEffects, pixels: Tensor) -> Tensor:
+    """Return clips as their own reference; refuse one that would stand in for itself, where every effect is 0."""
+    if len(pixels) == 1 and (by.mode == "resample" or (by.mode == "mean" and by.over == "clips")):
+        raise InputError(
+            f"mode={by.mode!r} replaces what a single clip carries by its own, which changes nothing: pass other clips "
+            "as reference=, or more clips (or take the mean over='tokens')"
+        )
+    return pixels

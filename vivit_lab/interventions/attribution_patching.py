@@ -96,7 +96,7 @@ class AttributionPatching:
             for site in sites:
                 part, tokens = found[site.point.name]
                 site.point.check_tokens(tokens, site.tokens)
-                part = part if site.point.heads is None else part[..., list(site.point.heads)]
+                part = part if site.point.places is None else part[..., list(site.point.places)]
                 part = part if site.tokens is None else part[:, site.tokens.to(part.device)]
                 fill(effect, rows, site, part.sum(dim=(1, 2)))
         return pairs.result(self, effect, dims, labels, self.direction)

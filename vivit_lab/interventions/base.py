@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from threading import local
 from typing import Any
 
 import torch
@@ -21,12 +22,19 @@ Hook = tuple[str, Callable[[Tensor, Any], Tensor | None]]
 """A hook point's name, and a function (tensor, hook) → the tensor that takes its place."""
 
 
+class _Entered(local):
+    """What was entered and not yet left; each thread sees its own, as hooks belong to the thread that adds them."""
+
+    def __init__(self) -> None:
+        self.contexts: list[AbstractContextManager[Any]] = []
+
+
 class Intervention:
     """A change of what flows through a model: nothing is changed but inside ``with``, or during a call.
 
     Its parameters and flags are never touched: the change is made of forward hooks, which are gone afterwards, also
     after an exception. Interventions on one model are composed by ``&``; where both change a hook point, the left one
-    comes first.
+    comes first. One intervention may be used by several threads at once: it changes a thread's own passes only.
 
     Args:
         model: a ViViT.
@@ -42,16 +50,16 @@ class Intervention:
 
     def __init__(self, model: Any, hooks: Sequence[Hook], text: str) -> None:
         self.model, self.hooks, self.text = model, tuple(hooks), text
-        self._entered: list[AbstractContextManager[Any]] = []
+        self._entered = _Entered()
 
     def __enter__(self) -> Intervention:
         context = self.model.hooks(fwd_hooks=list(self.hooks))
         context.__enter__()
-        self._entered.append(context)
+        self._entered.contexts.append(context)
         return self
 
     def __exit__(self, *raised: Any) -> None:
-        self._entered.pop().__exit__(*raised)
+        self._entered.contexts.pop().__exit__(*raised)
 
     def __call__(self, pixel_values: Tensor | Clip | Sequence[Clip], **forward: Any) -> Any:
         """Return the model's output under the intervention, in evaluation mode and the surrounding gradient mode.
@@ -110,6 +118,17 @@ def read_points(
                 output_hidden_states=False,
                 interpolate_pos_encoding=interpolate_pos_encoding,
             )
+        yield rows, kept, output
+
+
+def read_all(model: Any, pixels: Tensor, names: Sequence[str], **options: Any) -> dict[str, Tensor]:
+    """Return what passes some hook points for all clips, name → tensor; see ``read_points``.
+
+    Raises:
+        OutOfMemoryBudgetError: so many clips do not fit into the memory that is free.
+    """
+    parts: dict[str, list[Tensor]] = {name: [] for name in names}
+    for rows, kept, _ in read_points(model, pixels, names, **options):
         if rows.start == 0:
             size = sum(tensor.numel() * tensor.element_size() for tensor in kept.values())
             require_bytes(
@@ -118,13 +137,6 @@ def read_points(
                 f"{len(names)} hook points of {len(pixels)} clips",
                 "take fewer clips, or fewer layers at a time",
             )
-        yield rows, kept, output
-
-
-def read_all(model: Any, pixels: Tensor, names: Sequence[str], **options: Any) -> dict[str, Tensor]:
-    """Return what passes some hook points for all clips, name → tensor; see ``read_points``."""
-    parts: dict[str, list[Tensor]] = {name: [] for name in names}
-    for _, kept, _ in read_points(model, pixels, names, **options):
         for name in names:
             parts[name].append(kept[name])
     return {name: torch.cat(tensors) for name, tensors in parts.items()}

@@ -11,7 +11,7 @@ from torch import Tensor
 from vivit_lab.errors import GridError, InputError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.interventions.base import Hook, Intervention
-from vivit_lab.interventions.points import Point, chosen_points, grid_or_own, head_counts
+from vivit_lab.interventions.points import Point, chosen_points, grid_or_own, head_numbers
 from vivit_lab.interventions.tokens import TokensLike, token_mask, tokens_text
 
 __all__ = ["PAIRS", "blocked_pairs", "knock_out"]
@@ -72,8 +72,8 @@ def knock_out(
     own = grid_or_own(model, grid)
     blocked = blocked_pairs(own, pairs, queries=queries, keys=keys, keep_cls=keep_cls)
     if heads is None:
-        wanted = range(len(head_counts(model))) if layers is None else layers
-        every = [(layer, head) for layer in wanted for head in range(_heads_of(model, layer))]
+        wanted = range(len(model.attention_layers)) if layers is None else layers
+        every = [(layer, head) for layer in wanted for head in _heads_of(model, layer)]
         chosen = chosen_points(model, heads=every, part="attn_scores")
     elif layers is None:
         chosen = chosen_points(model, heads=heads, part="attn_scores")
@@ -146,11 +146,11 @@ def _named_pairs(grid: TokenGrid, name: str) -> Tensor:
     return torch.nn.functional.pad(between, (grid.offset, 0, grid.offset, 0), value=False)
 
 
-def _heads_of(model: Any, layer: Any) -> int:
-    counts = head_counts(model)
-    if isinstance(layer, bool) or not isinstance(layer, int) or not -len(counts) <= layer < len(counts):
-        raise InputError(f"layer {layer!r} does not exist: wanted 0..{len(counts) - 1}")
-    return counts[layer]
+def _heads_of(model: Any, layer: Any) -> tuple[int, ...]:
+    found = model.attention_layers
+    if isinstance(layer, bool) or not isinstance(layer, int) or not -len(found) <= layer < len(found):
+        raise InputError(f"layer {layer!r} does not exist: wanted 0..{len(found) - 1}")
+    return head_numbers(found[layer])
 
 
 def _block(point: Point, blocked: Tensor) -> Hook:

@@ -17,7 +17,7 @@ from vivit_lab.errors import GridError, InputError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.model.hook_names import resolve_name
 
-__all__ = ["HEAD_PARTS", "STREAM_PARTS", "Point", "chosen_points", "grid_or_own", "head_counts", "part_name", "put"]
+__all__ = ["HEAD_PARTS", "STREAM_PARTS", "Point", "chosen_points", "grid_or_own", "head_numbers", "part_name", "put"]
 
 HEAD_PARTS = ("z", "q", "k", "v", "pattern", "attn_scores", "result")
 """Parts of an attention layer that have a head axis, each a hook point ``hook_{part}`` of the layer."""
@@ -37,11 +37,14 @@ class Point:
 
     Args:
         name: the hook's name, which is the module path, such as ``"blocks.3.attn.hook_z"``.
-        heads: which heads; None for all, and for points that have no head axis.
+        heads: which heads, by the numbers they were born with; None for all, and for points that have no head axis.
+        kept: the born numbers of the heads that a pruned layer has left, in their order; None where none was pruned.
+            ``chosen_points`` fills it in from the model.
     """
 
     name: str
     heads: tuple[int, ...] | None = None
+    kept: tuple[int, ...] | None = None
 
     @property
     def part(self) -> str:
@@ -63,6 +66,13 @@ class Point:
         """The axis of heads, where there is one."""
         return 1 if self.part in _SQUARE else 2
 
+    @property
+    def places(self) -> tuple[int, ...] | None:
+        """Where the heads stand on the head axis; None for all."""
+        if self.heads is None or self.kept is None:
+            return self.heads
+        return tuple(self.kept.index(head) for head in self.heads)
+
     def where(self, tensor: Tensor, tokens: Tensor | None) -> Tensor:
         """Return a bool tensor that broadcasts to the point's tensor: True for the heads and tokens that are meant.
 
@@ -79,13 +89,12 @@ class Point:
             self.check_tokens(tensor.shape[self.token_axis], tokens)
             shape[self.token_axis] = -1
             inside = inside & tokens.to(tensor.device).reshape(shape)
-        if self.heads is not None:
+        places = self.places
+        if places is not None:
             shape = [1] * tensor.ndim
             shape[self.head_axis] = -1
             count = tensor.shape[self.head_axis]
-            inside = inside & torch.tensor([head in self.heads for head in range(count)]).to(tensor.device).reshape(
-                shape
-            )
+            inside = inside & torch.tensor([place in places for place in range(count)]).to(tensor.device).reshape(shape)
         return inside
 
     def check_tokens(self, found: int, tokens: Tensor | None) -> None:
@@ -115,9 +124,9 @@ def put(point: Point, tensor: Tensor, new: Tensor | float, tokens: Tensor | None
     return torch.where(point.where(tensor, tokens), value, tensor)
 
 
-def head_counts(model: Any) -> list[int]:
-    """Return how many heads each attention layer has."""
-    return [attention.num_heads for attention in model.attention_layers]
+def head_numbers(attention: Any) -> tuple[int, ...]:
+    """Return the heads that an attention layer has, by the numbers they were born with."""
+    return tuple(range(attention.num_heads)) if attention.kept_heads is None else attention.kept_heads
 
 
 def part_name(model: Any, layer: int | str, part: str) -> str:
@@ -156,14 +165,14 @@ def chosen_points(
 
     Args:
         model: a ViViT.
-        heads: (layer, head) pairs; the heads of one layer are put together.
+        heads: (layer, head) pairs, heads by the numbers they were born with; those of one layer are put together.
         mlps: layers whose MLP output is meant.
         attentions: layers whose attention output is meant.
         points: hook names, or points.
         part: which part of the heads.
 
     Raises:
-        InputError: there is no such layer, head or hook, or one hook is asked for twice.
+        InputError: there is no such layer, head or hook, a head was pruned, or one hook is asked for twice.
     """
     found: dict[str, Point] = {}
     chosen: dict[str, set[int]] = {}
@@ -178,8 +187,7 @@ def chosen_points(
     named += [point if isinstance(point, Point) else Point(point) for point in points]
     known = model.hook_names
     for given in named:
-        point = replace(given, name=resolve_name(given.name, known))
-        _check(model, point)
+        point = _checked(model, replace(given, name=resolve_name(given.name, known)))
         if point.name in found:
             raise InputError(f"{point.name} is asked for twice; name its heads in one place")
         found[point.name] = point
@@ -190,15 +198,21 @@ def chosen_points(
     return [found[name] for name in known if name in found]
 
 
-def _check(model: Any, point: Point) -> None:
+def _checked(model: Any, point: Point) -> Point:
+    """Return the point with the heads that its layer has left; refuse heads that it has not."""
     if point.heads is None:
-        return
+        return point
     if not point.has_heads:
         raise InputError(f"{point.name} has no heads to choose from")
-    count = model.get_submodule(point.name.rsplit(".", 1)[0]).num_heads
+    attention = model.get_submodule(point.name.rsplit(".", 1)[0])
+    there, count = head_numbers(attention), attention.born_heads
     wrong = [head for head in point.heads if isinstance(head, bool) or not 0 <= head < count]
     if wrong or not point.heads:
         raise InputError(f"{point.name} has heads 0..{count - 1}, got {list(point.heads)}")
+    gone = [head for head in point.heads if head not in there]
+    if gone:
+        raise InputError(f"{point.name} has the heads {list(there)} left, {gone} were pruned: name those that are left")
+    return replace(point, kept=attention.kept_heads)
 
 
 def grid_or_own(model: Any, grid: TokenGrid | None) -> TokenGrid:

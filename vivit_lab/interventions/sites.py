@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vivit_lab.errors import GridError, InputError
 from vivit_lab.grid import TokenGrid
-from vivit_lab.interventions.points import HEAD_PARTS, STREAM_PARTS, Point, chosen_points, part_name
+from vivit_lab.interventions.points import HEAD_PARTS, STREAM_PARTS, Point, chosen_points, head_numbers, part_name
 from vivit_lab.interventions.tokens import Region, span_of, time_slabs, token_mask
 
 __all__ = ["Site", "SlabsLike", "fill", "sites_of"]
@@ -75,12 +75,13 @@ def sites_of(
     labels = {"layer": [str(range(count)[layer]) for layer in wanted]}
     rows: list[tuple[tuple[int, ...], Point]] = [((row,), point) for row, point in enumerate(points)]
     if at in HEAD_PARTS and heads == "each":
-        sizes = [model.get_submodule(point.name.rsplit(".", 1)[0]).num_heads for point in points]
-        labels["head"] = [str(head) for head in range(max(sizes))]
+        layers_of = [model.get_submodule(point.name.rsplit(".", 1)[0]) for point in points]
+        # heads keep the numbers they were born with; the places of those that were pruned stay NaN
+        labels["head"] = [str(head) for head in range(max(attention.born_heads for attention in layers_of))]
         rows = [
-            ((row, head), Point(point.name, (head,)))
-            for row, (point, size) in enumerate(zip(points, sizes, strict=True))
-            for head in range(size)
+            ((row, head), Point(point.name, (head,), attention.kept_heads))
+            for row, (point, attention) in enumerate(zip(points, layers_of, strict=True))
+            for head in head_numbers(attention)
         ]
     labels |= {"slab": slab_names, "region": region_names}
     sites = [

@@ -28,7 +28,8 @@ __all__ = ["ActivationCache", "run_provenance"]
 
 _FORMAT = "vivit_lab.ActivationCache/1"
 _FIELDS = (
-    "grid", "tokens", "single_token", "has_batch_dim", "points", "scales", "fixed_patterns", "model_id", "provenance",
+    "grid", "tokens", "single_token", "has_batch_dim", "points", "scales", "fixed_patterns", "fixed_results",
+    "model_id", "provenance",
 )  # fmt: skip
 
 
@@ -59,6 +60,7 @@ class ActivationCache(CacheReadouts):
         points: all hook points of the model.
         scales: attention module → factor on its scores, for modules in which every token attends to all.
         fixed_patterns: attention modules whose pattern a hook or dropout changed, so that it cannot be computed later.
+        fixed_results: attention modules whose result a hook changed; likewise.
         model_id: which model.
         provenance: how the pass was computed.
     """
@@ -75,6 +77,7 @@ class ActivationCache(CacheReadouts):
         points: Iterable[str] = (),
         scales: Mapping[str, float] | None = None,
         fixed_patterns: frozenset[str] = frozenset(),
+        fixed_results: frozenset[str] = frozenset(),
         model_id: str | None = None,
         provenance: dict[str, Any] | None = None,
     ) -> None:
@@ -87,6 +90,7 @@ class ActivationCache(CacheReadouts):
         self.points = tuple(points) or tuple(self.tensors)
         self.scales = dict(scales or {})
         self.fixed_patterns = frozenset(fixed_patterns)
+        self.fixed_results = frozenset(fixed_results)
         self.model_id = model_id
         self.provenance = provenance or {}
 
@@ -202,6 +206,7 @@ class ActivationCache(CacheReadouts):
             "points": self.points,
             "scales": self.scales,
             "fixed_patterns": sorted(self.fixed_patterns),
+            "fixed_results": sorted(self.fixed_results),
             "model_id": self.model_id,
             "provenance": self.provenance,
         }
@@ -233,7 +238,8 @@ class ActivationCache(CacheReadouts):
             raise InputError(f"{path} is not an activation cache: {error}") from error
         facts = json.loads(metadata["cache"])
         facts["grid"] = None if facts["grid"] is None else TokenGrid(**facts["grid"])
-        facts["fixed_patterns"] = frozenset(facts["fixed_patterns"])
+        for name in ("fixed_patterns", "fixed_results"):
+            facts[name] = frozenset(facts.get(name, ()))
         return cls(tensors, model, **facts)
 
     def __repr__(self) -> str:
@@ -266,17 +272,7 @@ class ActivationCache(CacheReadouts):
         return "tokens of an unknown grid" if grid is None else f"grid {grid.t}×{grid.h}×{grid.w}{' + CLS' * grid.cls}"
 
     def _changed(self, change: Callable[[str, Tensor], Tensor], **fields: Any) -> ActivationCache:
-        names = (
-            "grid",
-            "tokens",
-            "single_token",
-            "has_batch_dim",
-            "scales",
-            "fixed_patterns",
-            "model_id",
-            "provenance",
-        )
-        kept = {name: getattr(self, name) for name in names} | fields
+        kept = {name: getattr(self, name) for name in _FIELDS} | fields
         return ActivationCache(
             {name: change(name, tensor) for name, tensor in self.tensors.items()}, self.model, **kept
         )
@@ -299,7 +295,7 @@ class ActivationCache(CacheReadouts):
 
     def _derive(self, name: str, path: str, rows: list[int] | None = None) -> Tensor:
         if leaf_of(name) == "result":
-            made = self.model.get_submodule(path).head_results(self._with_batch(f"{path}.hook_z"))
+            made = self._results_of(path, self._with_batch(f"{path}.hook_z"))
             return made if self.has_batch_dim else made.squeeze(0)
         if path in self.fixed_patterns:
             raise InputError(

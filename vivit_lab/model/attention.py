@@ -192,7 +192,7 @@ class Attention(nn.Module):
     def head_results(self, z: Float[Tensor, "batch token head d_head"]) -> Float[Tensor, "batch token head d_model"]:
         """Return what each head adds to the residual stream, without the output bias."""
         weight = rearrange(self.o.weight, "d_model (head d_head) -> head d_head d_model", d_head=self.head_dim)
-        return torch.einsum("...hd,hdm->...hm", z, weight)
+        return torch.einsum("...hd,hdm->...hm", z, weight.to(z))  # z may come from a cache in another dtype
 
     def _output(self, z: Tensor) -> Tensor:
         if self.hook_result.hooked:

@@ -33,6 +33,7 @@ class CacheReadouts(Mapping[Any, Tensor]):
     has_batch_dim: bool
     single_token: bool
     points: tuple[str, ...]
+    fixed_results: frozenset[str]
 
     def accumulated_resid(
         self,
@@ -136,7 +137,7 @@ class CacheReadouts(Mapping[Any, Tensor]):
             apply_ln: see ``apply_ln_to_stack``.
 
         Raises:
-            InputError: there is no such layer, or z (or the results) was not kept.
+            InputError: there is no such layer, z (or the results) was not kept, or a hook changed results not kept.
             OutOfMemoryBudgetError: the stack does not fit into the memory that is free.
         """
         last = self._layer(layer)
@@ -279,13 +280,25 @@ class CacheReadouts(Mapping[Any, Tensor]):
     def _head_results(self, layer: int, pos_slice: Any) -> tuple[Tensor, Sequence[int]]:
         """(batch, token, head, d_model) of some tokens, and the heads' numbers."""
         module = None if self.model is None else self.model.blocks[layer].attn
-        name = self._point("z", layer)
-        if name in self and module is not None:
-            results = module.head_results(self._cut(self[name], pos_slice, trailing=2))
+        name, context = self._point("result", layer), self._point("z", layer)
+        if name in self:  # first of all what stood there: a hook may have changed it
+            results = self._cut(self[name], pos_slice, trailing=2)
+        elif context is not None and context in self and module is not None:
+            path = context.rpartition(".")[0]
+            results = self._results_of(path, self._cut(self[context], pos_slice, trailing=2))
         else:
             results = self._cut(self["result", layer], pos_slice, trailing=2)
         kept = getattr(module, "kept_heads", None)
         return results, range(results.shape[-2]) if kept is None else kept
+
+    def _results_of(self, path: str, z: Tensor) -> Tensor:
+        """What the heads of an attention module add to the stream, from their context."""
+        if path in self.fixed_results:
+            raise InputError(
+                f"{path}.hook_result was changed by a hook, so it does not follow from z: keep it in the pass, "
+                f"names_filter=[{f'{path}.hook_result'!r}]"
+            )
+        return self._weights().get_submodule(path).head_results(z)
 
     def _cut(self, tensor: Tensor, pos_slice: Any, trailing: int = 1) -> Tensor:
         """Take some tokens; ``trailing`` is how many axes come after that of tokens."""

@@ -157,7 +157,8 @@ class VivitConfig:
     def _check_labels(self) -> None:
         names = self.id2label
         if names is not None:
-            names = {int(index): str(name) for index, name in names.items()}
+            # in order of the index: a sorted JSON has "10" before "2"
+            names = dict(sorted((int(index), str(name)) for index, name in names.items()))
             if sorted(names) != list(range(len(names))):
                 raise ConfigError(
                     f"id2label must name every class from 0 to {len(names) - 1}, got {sorted(names)[:20]}"

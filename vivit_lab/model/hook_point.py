@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import groupby
 from threading import get_ident
 from typing import Any
 
@@ -40,7 +41,7 @@ class Hook:
         self.graphs = 0  # how many of the tensors it saw had a gradient to come
 
     def run(self, tensor: Tensor, point: HookPoint) -> Tensor:
-        """Return what stands at the point after this hook.
+        """Return what stands at the point after this hook; one for gradients waits at the tensor itself.
 
         Raises:
             InputError: the function returned something that cannot stand there.
@@ -48,13 +49,10 @@ class Hook:
         self.fired += 1
         if not self.backward:
             return self._checked(self.function(tensor, point), tensor, point)
-        if not (tensor.requires_grad and torch.is_grad_enabled()):
-            return tensor
-        self.graphs += 1
-        # an alias: only what flows through this point belongs to its gradient
-        alias = tensor.view_as(tensor)
-        alias.register_hook(lambda gradient: self._checked(self.function(gradient, point), gradient, point))
-        return alias
+        if tensor.requires_grad and torch.is_grad_enabled():
+            self.graphs += 1
+            tensor.register_hook(lambda gradient: self._checked(self.function(gradient, point), gradient, point))
+        return tensor
 
     def _checked(self, result: Any, tensor: Tensor, point: HookPoint) -> Tensor:
         if self.backward and isinstance(result, tuple) and len(result) == 1:
@@ -96,8 +94,13 @@ class HookPoint(nn.Identity):
         """Return the tensor (any shape), as the hooks leave it."""
         x = super().__call__(x)
         if self._hooks:
-            for hook in self.own_hooks:
-                x = hook.run(x, self)
+            for backward, hooks in groupby(self.own_hooks, key=lambda hook: hook.backward):
+                if backward and x.requires_grad and torch.is_grad_enabled():
+                    # an alias: only what flows through this point belongs to its gradient. One for hooks that stand
+                    # together, as those of one tensor run in their order, but those of aliases of aliases in reverse
+                    x = x.view_as(x)
+                for hook in hooks:
+                    x = hook.run(x, self)
         return x
 
     def layer(self) -> int:

@@ -105,7 +105,7 @@ def cached_run(
     grid = _grid_of(model, inputs, forward, start)
     if grid is not None:
         _require_memory(model, names, len(_first(inputs, forward)), grid, pos_slice)
-    scales, fixed = _attention_facts(model)
+    scales, fixed_patterns, fixed_results = _attention_facts(model)
     keeper = _Keeper(pos_slice, device, dtype, incl_bwd)
     with placing(model) as placed, torch.inference_mode(False) if incl_bwd else nullcontext():
         placed += place(model, [(names, keeper.see)], backward=False, owner=get_ident(), reads_only=not incl_bwd)
@@ -130,7 +130,8 @@ def cached_run(
         single_token=keeper.single,
         points=points,
         scales=scales,
-        fixed_patterns=fixed,
+        fixed_patterns=fixed_patterns,
+        fixed_results=fixed_results,
         model_id=model.name_or_path or type(model).__name__,
         provenance=run_provenance(model, model.dtype),
     )
@@ -152,16 +153,18 @@ def _grid_of(model: Any, inputs: tuple[Any, ...], forward: dict[str, Any], start
     return grid if given.ndim == 3 and given.shape[1] == grid.num_tokens else None
 
 
-def _attention_facts(model: Any) -> tuple[dict[str, float], frozenset[str]]:
-    """Path → scale of the scores, and the paths whose pattern is not the softmax of queries and keys alone."""
+def _attention_facts(model: Any) -> tuple[dict[str, float], frozenset[str], frozenset[str]]:
+    """Path → scale of the scores; the paths whose pattern is not the softmax of q and k, or whose result not of z."""
+    every = {name: module for name, module in model.named_modules() if isinstance(module, Attention)}
     # attention along an axis keeps its patterns in other shapes, which are not computed afterwards
-    modules = {name: module for name, module in model.named_modules() if type(module) is Attention}
+    modules = {name: module for name, module in every.items() if type(module) is Attention}
     fixed = {
         name
         for name, module in modules.items()
         if module.hook_attn_scores.edited or module.hook_pattern.edited or (module.training and module.dropout_prob > 0)
     }
-    return {name: module.scale for name, module in modules.items()}, frozenset(fixed)
+    edited = frozenset(name for name, module in every.items() if module.hook_result.edited)
+    return {name: module.scale for name, module in modules.items()}, frozenset(fixed), edited
 
 
 def _require_memory(model: Any, names: list[str], batch: int, grid: TokenGrid, pos_slice: Any) -> None:

@@ -27,8 +27,8 @@ def adapt_model(
     """Return a new classifier that starts from a model.
 
     All weights are copied but for these: the classifier is drawn anew, unless the model has the same class names (it
-    then keeps its own order of them); positions are interpolated for another grid (bicubic in space, linear in time); a
-    pooler is left out.
+    then keeps its own order of them, and its ``label_groups``); positions are interpolated for another grid (bicubic in
+    space, linear in time); a pooler is left out.
 
     Args:
         model: to start from; it stays as it is.
@@ -53,6 +53,7 @@ def adapt_model(
         num_frames=num_frames or old.num_frames,
         image_size=image_size or old.image_size,
         id2label=old.id2label if keeps else dict(enumerate(labels)),
+        label_groups=old.label_groups if keeps else None,
         problem_type=None,
     )
     with torch.random.fork_rng(devices=[]):
@@ -71,6 +72,8 @@ def adapt_model(
     if not keeps:
         before = f"instead of {old.num_labels}" if isinstance(model, VivitForVideoClassification) else "there was none"
         changes.append(f"classifier drawn anew for {len(labels)} classes ({before})")
+        if old.label_groups:
+            changes.append(f"label_groups dropped: one classifier in place of {' and '.join(old.label_groups)}")
     if getattr(model, "pooler", None) is not None:
         changes.append("pooler left out")
     new.name_or_path = model.name_or_path

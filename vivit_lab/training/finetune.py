@@ -123,7 +123,7 @@ def finetune(
 
     Raises:
         InputError: data, split, labels or ``on_error`` are not usable; or ``out`` holds another run.
-        ConfigError: a setting is wrong, or the run in ``out`` had others.
+        ConfigError: a setting is wrong, epochs and steps are both given, or the run in ``out`` had others.
         MissingExtraError: Accelerate is not installed.
 
     Example:

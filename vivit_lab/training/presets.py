@@ -44,14 +44,16 @@ class Preset:
 
         Args:
             clips: to train on.
-            epochs: other than the preset's.
+            epochs: other than the preset's; or give ``steps``.
             processes: that train together, each on its own batch.
             **changes: fields of ``TrainingConfig``, in place of the preset's.
 
         Raises:
             InputError: there are no clips, or epochs are not positive.
-            ConfigError: a field is unknown or out of its range.
+            ConfigError: a field is unknown or out of its range, or there are both epochs and steps.
         """
+        if epochs is not None and "steps" in changes:
+            raise ConfigError(f"give epochs or steps, not both, got {epochs=} and steps={changes['steps']!r}")
         epochs = self.epochs if epochs is None else epochs
         if clips < 1 or not epochs > 0:
             raise InputError(f"wanted clips and a positive number of epochs, got {clips} and {epochs!r}")
