@@ -1,6 +1,7 @@
 """Faults that tests of all engines share: poisoned clips, a small disk, and what must be true afterwards."""
 
 import os
+import re
 import subprocess
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,4 +58,6 @@ def assert_two_failed(results: BulkResults, hanging: Path, crashing: Path) -> No
     failed = frame[frame.status == "error"].set_index("path")
     assert failed.error_type.to_dict() == {str(hanging): "timeout", str(crashing): "crash"}
     assert (failed.error_stage == "decode").all()
+    assert re.search(r"decoding took more than \d+ s, 2 times", failed.error[str(hanging)])
+    assert "the process that decoded it was ended by SIGSEGV, 2 times" in failed.error[str(crashing)]
     assert results.table(["map"])["map"].null_count == 2

@@ -89,6 +89,14 @@ def test_urls_are_fetched(movies):
     assert gone.stage == "fetch"
 
 
+def test_a_video_may_come_from_whoever_asks(movies):
+    gone = row("memory://nowhere/gone.mp4")
+    with PoolDecoder(spec(), workers=1, tries=1) as decoder:
+        decoder.contents[gone.clip_id] = movies[0].read_bytes()
+        found = next(decoder([gone]))
+    np.testing.assert_array_equal(found.pixels, decode_one(row(movies[0]), spec()).pixels)
+
+
 def test_the_pool_keeps_the_order_and_reads_ahead_across_calls(movies):
     rows = [row(path) for path in movies[:9]]
     with PoolDecoder(spec(), workers=2, ahead=3) as decoder:
@@ -169,7 +177,7 @@ def test_processes_that_are_ended_while_they_wait_cost_no_clip(movies):
 
 def test_wrong_numbers():
     for fields in ({"workers": 0}, {"timeout": 0}, {"ahead": 0}):
-        with pytest.raises(InputError, match="wanted workers, timeout and ahead above 0"):
+        with pytest.raises(InputError, match="wanted workers, timeout, ahead and tries above 0"):
             PoolDecoder(spec(), **fields)
 
 

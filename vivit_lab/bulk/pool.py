@@ -21,7 +21,7 @@ from vivit_lab.bulk.decode import DecodeSpec, decode_one, private_bytes
 from vivit_lab.bulk.rows import ClipRow, Failure, Outcome
 from vivit_lab.errors import BackendError, InputError
 
-__all__ = ["PoolDecoder", "crash_failure", "die_with_parent", "start_worker", "timeout_failure", "usable_cores"]
+__all__ = ["PoolDecoder", "crash_failure", "die_with_parent", "start_worker", "usable_cores"]
 
 _START_SECONDS = 180.0  # until the first process answers: it imports torch, and the machine may be busy
 _TRIES = 2  # of a clip whose decoder crashed or hung
@@ -36,6 +36,7 @@ class PoolDecoder(ReadAhead):
         workers: processes; all usable cores where None.
         timeout: seconds that a clip may take before its process is ended.
         ahead: clips that are decoded or being decoded before they are asked for; twice the workers plus 8 where None.
+        tries: how often a clip is given to a process before its crash or hang is taken for its own.
 
     Raises:
         InputError: a number is not positive.
@@ -43,15 +44,24 @@ class PoolDecoder(ReadAhead):
     """
 
     def __init__(
-        self, spec: DecodeSpec, *, workers: int | None = None, timeout: float = 120.0, ahead: int | None = None
+        self,
+        spec: DecodeSpec,
+        *,
+        workers: int | None = None,
+        timeout: float = 120.0,
+        ahead: int | None = None,
+        tries: int = _TRIES,
     ) -> None:
         workers = usable_cores() if workers is None else workers
-        if workers < 1 or not timeout > 0 or (ahead is not None and ahead < 1):
+        if workers < 1 or not timeout > 0 or (ahead is not None and ahead < 1) or tries < 1:
             raise InputError(
-                f"wanted workers, timeout and ahead above 0, got workers={workers}, timeout={timeout}, ahead={ahead}"
+                "wanted workers, timeout, ahead and tries above 0, got "
+                f"workers={workers}, timeout={timeout}, ahead={ahead}, tries={tries}"
             )
         super().__init__(2 * workers + 8 if ahead is None else ahead)
-        self.spec, self.timeout, self.workers = spec, timeout, workers
+        self.spec, self.timeout, self.workers, self.tries = spec, timeout, workers, tries
+        self.contents: dict[str, bytes] = {}
+        """Videos that the caller has already: id → file."""
         self._pool = self._new_pool()
         self._ready = False
 
@@ -85,7 +95,7 @@ class PoolDecoder(ReadAhead):
         ticket.cancel()
 
     def _submit(self, row: ClipRow) -> Any:
-        arguments = [row, self.spec, private_bytes(row)]
+        arguments = [row, self.spec, self.contents.get(row.clip_id) or private_bytes(row)]
         try:
             return self._pool.schedule(decode_one, args=arguments, timeout=self.timeout)
         except RuntimeError as error:  # the pool broke meanwhile; whoever asks for the clip starts it anew
@@ -94,24 +104,23 @@ class PoolDecoder(ReadAhead):
             return broken
 
     def _result(self, row: ClipRow, ticket: Any) -> Outcome:
-        future, failure = ticket, None
-        renewed = 0
+        future, failed, renewed = ticket, 0, 0
         while True:
             try:
                 return future.result()
             except TaskTimeoutError:
-                again, failure = failure is None, timeout_failure(row, self.timeout)
+                failed, failure = failed + 1, _timeout_failure(row, self.timeout)
             except ProcessExpired as error:
-                again, failure = failure is None, crash_failure(row, error.exitcode)
+                failed, failure = failed + 1, crash_failure(row, error.exitcode)
             except BrokenProcessPool as error:  # a process was ended while it had no clip: nobody's fault here
+                failure = None
                 renewed += 1
                 if renewed > _RENEWALS:
                     raise BackendError(
                         f"the processes that decode end before they are given a clip ({error})"
                     ) from error
-                again = True
                 self._renew()
-            if not again and failure is not None:
+            if failure is not None and failed >= self.tries:
                 return failure
             future = self._submit(row)
 
@@ -137,7 +146,7 @@ class PoolDecoder(ReadAhead):
         self._ready = True
 
 
-def timeout_failure(row: ClipRow, seconds: float) -> Failure:
+def _timeout_failure(row: ClipRow, seconds: float) -> Failure:
     """Return the failure of a clip whose decoder hung."""
     return Failure("decode", "timeout", f"{row.path}: decoding took more than {seconds:g} s, {_TRIES} times")
 

@@ -22,7 +22,7 @@ from ray.exceptions import (
 
 from vivit_lab.bulk.ahead import ReadAhead
 from vivit_lab.bulk.decode import DecodeSpec, decode_one
-from vivit_lab.bulk.pool import crash_failure, timeout_failure
+from vivit_lab.bulk.pool import PoolDecoder, crash_failure
 from vivit_lab.bulk.rows import ClipRow, Failure, Outcome
 from vivit_lab.bulk.shard import ShardReport, Stage, run_shard
 from vivit_lab.bulk.tasks import Task
@@ -55,9 +55,12 @@ def decode_in_time(row: ClipRow, spec: DecodeSpec, timeout: float, content: byte
 
 
 def _decode_watched(row: ClipRow, spec: DecodeSpec, timeout: float, content: bytes | None) -> Iterator[Any]:
-    """Say on which node the work begins, then do it."""
+    """Say on which node the work begins, then do it in a process whose end tells a crash from a hang; Ray does not."""
     yield ray.get_runtime_context().get_node_id()
-    yield decode_in_time(row, spec, timeout, content)
+    with PoolDecoder(spec, workers=1, timeout=timeout, tries=1) as decoder:
+        if content is not None:
+            decoder.contents[row.clip_id] = content
+        yield from decoder([row])
 
 
 # Ray tries nothing again: it would count the loss of a node as the clip's try, and not say which of the two it was
@@ -69,8 +72,8 @@ _watched: Any = ray.remote(**_TASK, num_returns="streaming")(_decode_watched)
 class RayDecoder(ReadAhead):
     """Decodes clips ahead of the model, in tasks on any node.
 
-    A clip whose process ends, or is ended for want of memory, is tried once more; the loss of a node is nobody's
-    try, however often it happens.
+    A clip whose process ends, or is ended for want of memory, is tried once more, in a process of its own; the loss of
+    a node is nobody's try, however often it happens.
 
     Args:
         spec: how clips are read.
@@ -105,24 +108,20 @@ class RayDecoder(ReadAhead):
 
     def _second_try(self, row: ClipRow) -> Outcome:
         while True:
-            node, began = None, 0.0
+            node = None
             try:
                 told = _watched.remote(*self._arguments(row))
-                node, began = _get(next(told)), time.monotonic()
+                node = _get(next(told))
                 return _get(next(told))
             except WorkerCrashedError:
                 if node is not None and is_alive(node):
-                    return self._ended(row, time.monotonic() - began)
+                    return crash_failure(row, None)
             except OutOfMemoryError:
                 why = "Ray ended the process that decoded it, since its node ran out of memory"
                 return Failure("decode", "crash", f"{row.path}: {why}")
             except _LOST:
                 pass
             time.sleep(_PAUSE)
-
-    def _ended(self, row: ClipRow, seconds: float) -> Failure:
-        # the process ends exactly when its clock does, and word of its start took a moment
-        return timeout_failure(row, self.timeout) if seconds >= 0.9 * self.timeout else crash_failure(row, None)
 
 
 class ModelWorker:
