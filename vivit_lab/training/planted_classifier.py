@@ -1,7 +1,7 @@
 """The recipe of the bundled classifier: a small ViViT trained from scratch on planted clips.
 
 Run it as ``python -m vivit_lab.training.planted_classifier --out DIRECTORY``; or, with a share of the batch in each of
-many processes, under ``accelerate launch -m`` or ``torchrun -m``: on two cores, two are quicker than one of two threads.
+many processes, under ``accelerate launch -m`` or ``torchrun -m``: on two cores, two are quicker than one.
 """
 
 from __future__ import annotations
