@@ -41,7 +41,7 @@ def here(monkeypatch):
 def check_form(table):
     """What every table is: JSON, Markdown with as many cells as headings, HTML."""
     told = json.loads(json.dumps(table.to_dict()))
-    assert set(told) == {"bench", "title", "machine", "settings", "rows", "published", "notes"}
+    assert set(told) == {"bench", "title", "columns", "machine", "settings", "rows", "published", "notes"}
     assert {"processor", "cores", "threads", "torch", "load", "device"} <= set(told["machine"])
     lines = [line for line in table.markdown().splitlines() if line.startswith("|")]
     assert len(lines) == len(table.rows) + 2
@@ -73,6 +73,7 @@ def test_training_compares_eager_and_sdpa(here):
     told = check_form(suites.bench_training(LOAD, steps=2, progress=False))
     (row,) = told["rows"]
     assert (row["steps"], row["batch"], row["error"]) == (2, 1, None)
+    assert {"key": "steps", "title": "steps timed", "digits": 1} in told["columns"]
     assert min(row["eager_seconds"], row["sdpa_seconds"]) > 0
     assert row["a100_speedup_percent"] == 7.122
 
@@ -93,8 +94,51 @@ def test_a_process_that_fails_is_a_remark(monkeypatch):
 
     monkeypatch.setattr(suites, "run_task", fail)
     table = suites.bench_inference(LOAD, batch_sizes=(1,), dtypes=("float32",), batches=1, progress=False)
-    assert table.rows[0]["error"] == "forward_peak could not be measured: killed"
+    assert table.rows[0]["error"].startswith("eager: forward_peak could not be measured: killed; sdpa: forward_peak")
     assert "-" in table.cells()[0]
+
+
+@pytest.mark.parametrize("broken", ["forward_peak", "forward_seconds"])
+def test_what_one_implementation_cannot_do_does_not_keep_the_other_from_its_figures(here, monkeypatch, broken):
+    whole = suites.run_task
+
+    def run(task, workload, **arguments):
+        if task == broken and "eager" in (arguments.get("implementation"), *arguments.get("implementations", ())):
+            raise BackendError(f"{task} could not be measured: killed")
+        return whole(task, workload, **arguments)
+
+    monkeypatch.setattr(suites, "run_task", run)
+    (row,) = suites.bench_inference(LOAD, batch_sizes=(1,), dtypes=("float32",), batches=1, progress=False).rows
+    assert f"{broken} could not be measured: killed" in row["error"]
+    assert ("eager_seconds" in row, "sdpa_seconds" in row) == (False, broken == "forward_peak")
+    assert "sdpa_peak_mb" in row
+    assert row["speedup_percent"] is None
+
+
+def test_a_backend_whose_memory_cannot_be_measured_does_not_cost_the_table(here, monkeypatch):
+    whole = suites.run_task
+
+    def run(task, workload, **arguments):
+        if arguments.get("backend") == "math":
+            raise BackendError("attention_peak could not be measured: killed")
+        return whole(task, workload, **arguments)
+
+    monkeypatch.setattr(suites, "run_task", run)
+    table = suites.bench_attention(LOAD, backends=("sdpa", "math"), repeats=1, progress=False)
+    assert [row["error"] for row in table.rows] == [None, "attention_peak could not be measured: killed"]
+    assert table.notes[0].startswith("The default, sdpa, is the fastest here")
+
+
+def test_a_distance_from_eager_is_from_eager_alone(monkeypatch):
+    def call(name, *parts):
+        if name == "eager":
+            raise RuntimeError("no memory")
+        return attention_call(name, *parts)
+
+    monkeypatch.setattr(tasks, "attention_call", call)
+    answers = tasks.attention_seconds(LOAD, ["sdpa", "eager"], 1, backward=False)
+    assert answers["sdpa"]["error"] is None
+    assert answers["eager"] == "RuntimeError: no memory"
 
 
 def test_backends_that_are_missing_say_so_and_the_default_is_judged(here):

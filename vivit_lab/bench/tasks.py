@@ -80,7 +80,10 @@ def training_peak(workload: Workload, implementation: str) -> int | None:
 
 
 def attention_seconds(workload: Workload, backends: list[str], repeats: int, backward: bool) -> dict[str, Any]:
-    """Return for each backend its seconds, or as a text why there are none, and how far it is from eager attention."""
+    """Return for each backend its seconds, or as a text why there are none, and how far it is from eager attention.
+
+    The distance is None where eager attention could not be computed.
+    """
     query, key, value = _qkv(workload, backward)
     calls, answers, wanted = {}, {}, None
     for name in ["eager", *(name for name in backends if name != "eager")]:
@@ -92,8 +95,9 @@ def attention_seconds(workload: Workload, backends: list[str], repeats: int, bac
         except Exception as error:
             answers[name] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             continue
-        wanted = context.detach().float() if wanted is None else wanted
-        answers[name] = {"error": float((context.detach().float() - wanted).abs().max())}
+        found = context.detach().float()
+        wanted = found if name == "eager" else wanted
+        answers[name] = {"error": None if wanted is None else float((found - wanted).abs().max())}
         if name in backends:
             calls[name] = _attention_step(workload, call, (query, key, value), backward)
     for name, seconds in _timed(calls, repeats).items():
