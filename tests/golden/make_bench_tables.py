@@ -17,9 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 BEGIN, END = "<!-- tables: bench -->", "<!-- end of bench tables -->"
 ORDER = ("inference", "training", "attention", "rollout", "decode")
 INTRODUCTION = """\
-The tables of the transformers documentation for this machine, beside what it published for an A100, and what this package
-adds to them: `vivit-lab bench inference`, `training`, `attention`, `rollout` and `decode` make the same for yours. Weights
-and clips are random and, but for the reading of videos, of ViT-B's shape."""
+The tables of the transformers documentation for this machine, beside what it published for an A100, and what this
+package adds to them: `vivit-lab bench inference`, `training`, `attention`, `rollout` and `decode` make the same for
+yours. Weights and clips are random and, but for the reading of videos, of ViT-B's shape."""
 
 
 def stored_tables(root: Path = ROOT) -> list[BenchTable]:
