@@ -159,14 +159,18 @@ def test_backends_that_are_missing_say_so_and_the_default_is_judged(here):
         suites.bench_attention(LOAD, backends=("fast",))
 
 
-def test_the_verdict_names_the_fastest():
+def test_the_verdict_names_the_fastest_as_far_as_the_runs_tell():
     def rows(**times):
-        return [{"backend": name, "milliseconds": value, "error": None} for name, value in times.items()]
+        return [{"backend": name, "samples": samples, "error": None} for name, samples in times.items()]
 
-    assert suites._verdict(rows(sdpa=1.0, math=2.0)).startswith("The default, sdpa, is the fastest here")
-    assert suites._verdict(rows(sdpa=1.04, flash=1.0)).startswith("The default, sdpa, is the fastest here, or within")
-    assert suites._verdict(rows(sdpa=2.0, flash=1.0)) == ("Fastest here: flash, 0.50 of the time of the default, sdpa.")
-    assert suites._verdict(rows(math=2.0)) == "Fastest here: math."
+    assert suites._verdict(rows(sdpa=[1.0], math=[2.0])) == "The default, sdpa, is the fastest here."
+    assert suites._verdict(rows(sdpa=[1.0, 1.1, 0.9, 1.2], flash=[0.9, 1.0, 0.98, 1.1])) == (
+        "The default, sdpa, is as fast as any here: flash took 0.94 of its time, less than their runs differ."
+    )
+    slow = suites._verdict(rows(sdpa=[2.0, 2.1, 1.9, 9.0], flash=[1.0, 1.1, 1.0, 8.0]))  # one slow run hides nothing
+    assert slow == "Fastest here: flash, 0.51 of the time of the default, sdpa."
+    assert suites._verdict(rows(sdpa=[2.0], flash=[1.0])).startswith("Fastest here: flash, 0.50 of")
+    assert suites._verdict(rows(math=[2.0])) == "Fastest here: math."
     assert suites._verdict([{"backend": "sdpa", "error": "gone"}]) == "No backend could be measured."
 
 

@@ -23,7 +23,8 @@ _KERNELS = {
 }
 
 #: ``sdpa`` is the default of the package: PyTorch chooses the kernel. The next four pin one. ``flex`` and ``compile``
-#: are flex attention and the eager formula, through torch.compile. ``eager`` makes the pattern as a tensor.
+#: are flex attention and the eager formula, through torch.compile, which calls a fused kernel where it knows the
+#: formula. ``eager`` makes the pattern as a tensor.
 BACKENDS = ("sdpa", *_KERNELS, "flex", "compile", "eager")
 
 

@@ -6,7 +6,7 @@ Times come from one process that takes what is compared in turn; each peak of me
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 from vivit_lab.bench.backends import BACKENDS
@@ -176,17 +176,23 @@ def bench_attention(
 
 
 def _verdict(rows: Sequence[dict[str, Any]]) -> str:
-    """Say which backend is fastest here, and whether the default is as good."""
-    times = {row["backend"]: row["milliseconds"] for row in rows if not row["error"]}
-    if not times:
+    """Say which backend is fastest here, and whether the default is as good, as far as the spread of the runs tells."""
+    runs = {row["backend"]: row["samples"] for row in rows if not row["error"]}
+    if not runs:
         return "No backend could be measured."
-    best = min(times, key=lambda name: times[name])
-    if "sdpa" not in times:
+    best = min(runs, key=lambda name: median(runs[name]))
+    if "sdpa" not in runs:
         return f"Fastest here: {best}."
-    ratio = times["sdpa"] / times[best]
-    if ratio <= 1.05:
-        return f"The default, sdpa, is the fastest here, or within 5 % of it ({best}, {1 / ratio:.2f} of its time)."
-    return f"Fastest here: {best}, {1 / ratio:.2f} of the time of the default, sdpa."
+    if best == "sdpa":
+        return "The default, sdpa, is the fastest here."
+    share = f"{median(runs[best]) / median(runs['sdpa']):.2f} of"
+    if _quartiles(runs[best])[-1] >= _quartiles(runs["sdpa"])[0]:
+        return f"The default, sdpa, is as fast as any here: {best} took {share} its time, less than their runs differ."
+    return f"Fastest here: {best}, {share} the time of the default, sdpa."
+
+
+def _quartiles(values: Sequence[float]) -> list[float]:
+    return quantiles(values, n=4, method="inclusive") if len(values) > 1 else list(values)
 
 
 def bench_rollout(workload: Workload | None = None, *, repeats: int = 3, progress: bool | None = None) -> BenchTable:
