@@ -26,7 +26,7 @@ from vivit_lab.attribution.smooth_grad import SmoothGrad
 from vivit_lab.attribution.transition import TransitionAttentionMaps
 from vivit_lab.attribution.value_norm import ValueNormRollout
 from vivit_lab.errors import InputError
-from vivit_lab.faithfulness.dropping import embed_clips, forward_kept_tokens
+from vivit_lab.faithfulness.dropping import forward_kept_tokens
 from vivit_lab.hooks.gradients import record_gradients
 from vivit_lab.hooks.recorder import record_attention
 from vivit_lab.hooks.targets import CosineSimilarity
@@ -448,9 +448,6 @@ def test_tokens_in_groups_cannot_be_dropped(variant):
     model, _ = variant_model(variant)
     with pytest.raises(InputError, match="none can be left out"):
         forward_kept_tokens(model, random_clips(1), torch.ones(1, T, 2, 2, dtype=torch.bool))
-    if variant == "factorized_encoder":
-        with pytest.raises(InputError, match="cannot be exchanged for others"):
-            embed_clips(model, random_clips(1))
 
 
 def test_diagnostics_of_one_sequence_refuse_a_factorised_encoder():

@@ -48,6 +48,7 @@ def evaluate(
     loaded, processor = load(model, device, dtype, quiet=as_json)
     found = open_data(data, loaded.config, processor, count=clips, stride=stride)
     plan = EvaluationPlan(sanity_clips=sanity, batch_size=batch_size, only_correct=not every_clip)
+    plan = plan.for_model(loaded)
     progress = False if as_json else None
     report = judge(loaded, found, chosen, plan=plan, out=out / "parts", workers=workers, progress=progress)
     files: dict[str, Any] = {kind: str(path) for kind, path in write_report(report, out).items()}

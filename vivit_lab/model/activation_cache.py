@@ -156,7 +156,8 @@ class ActivationCache(CacheReadouts):
             cls: whether the CLS token comes first. With neither t, y nor x, it comes alone.
 
         Raises:
-            InputError: the cache has no grid or not all its tokens, there is no CLS token, or a place is outside.
+            InputError: the cache has no grid or not all its tokens, there is no CLS token, a place is outside, or a
+                tensor is not over the tokens of the grid (those of a factorised encoder's layers).
         """
         if self.grid is None or self.tokens is not None:
             raise InputError("at() wants a cache of all tokens of a known grid; this one was cut already, or has none")
@@ -279,6 +280,13 @@ class ActivationCache(CacheReadouts):
 
     def _take(self, name: str, tensor: Tensor, tokens: list[int]) -> Tensor:
         axis = token_axis(name) - (not self.has_batch_dim)
+        assert self.grid is not None, "at() has looked"
+        if tensor.shape[axis] != self.grid.num_tokens:
+            raise InputError(
+                f"at() wants tensors over the {self.grid.num_tokens} tokens of the grid, {name} is over "
+                f"{tensor.shape[axis]}: a layer of a factorised encoder has for each time a CLS and the tubelets, or a "
+                "CLS and a token for each time. Index the tensor of one name"
+            )
         return tensor.index_select(axis, torch.tensor(tokens, device=tensor.device))
 
     def _with_batch(self, name: str) -> Tensor:
