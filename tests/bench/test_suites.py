@@ -238,6 +238,17 @@ def test_a_workload_makes_the_same_model_and_clips_each_time():
     assert isinstance(variant.model(), VivitForVideoClassification)
 
 
+def test_patterns_of_a_factorised_model_are_counted_along_their_axes():
+    shape = TINY.replace(variant="factorized_self_attention_block", classifier="gap", num_frames=8)
+    t, places, heads = 4, 4, 4
+    entries = [heads * t * places * t, heads * t * places * places] * 2  # a layer is two attentions
+    load = Workload(shape)
+    assert load.pattern_entries() == entries
+    assert load.pattern_bytes("eager", training=True) == max(entries) * 12 + sum(entries) * 4
+    with pytest.raises(InputError, match="compared on joint attention, and this model's is factorized_self"):
+        suites.bench_attention(load)
+
+
 def test_the_bytes_of_patterns():
     tokens, heads = TINY.grid.num_tokens, 4
     assert LOAD.pattern_bytes("sdpa") == 0

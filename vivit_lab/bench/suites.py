@@ -139,9 +139,11 @@ def bench_attention(
         progress: show a bar; None shows it on a terminal.
 
     Raises:
-        InputError: a backend is unknown.
+        InputError: a backend is unknown, or the model is factorised: its layers are many small attentions.
     """
     workload = workload or Workload()
+    if workload.config.variant != "spacetime":
+        raise InputError(f"kernels are compared on joint attention, and this model's is {workload.config.variant}")
     if unknown := [name for name in backends if name not in BACKENDS]:
         raise InputError(f"backends {', '.join(unknown)} are not known; choose of {', '.join(BACKENDS)}")
     answers = run_task("attention_seconds", workload, backends=list(backends), repeats=repeats, backward=backward)
@@ -210,9 +212,7 @@ def bench_rollout(workload: Workload | None = None, *, repeats: int = 3, progres
         seconds = median(times[name])
         row = {"what": name, "seconds": seconds, "relative": seconds / base, "samples": times[name], "error": None}
         rows.append({**row, "peak_mb": _mb(run_task("rollout_peak", workload, what=name))})
-    config = workload.config
-    entries = config.num_hidden_layers * config.num_attention_heads * config.grid.num_tokens**2
-    pattern = entries * parse_dtype(workload.dtype).itemsize
+    pattern = sum(workload.pattern_entries()) * parse_dtype(workload.dtype).itemsize
     columns = (
         Column("what", "what"), Column("seconds", "s", 3), Column("relative", "× forward", 2),
         Column("peak_mb", "peak MB"),
