@@ -343,14 +343,41 @@ def test_methods_that_need_no_attention_just_work(variant, method):
 
 
 @pytest.mark.parametrize("variant", FACTORIZED)
-@pytest.mark.parametrize("method", [LeGrad(), TransitionAttentionMaps(steps=1)], ids=lambda m: type(m).__name__)
-def test_methods_of_joint_attention_name_others(variant, method):
+def test_a_method_of_the_cls_row_of_joint_attention_names_others(variant):
     model, _ = variant_model(variant)
-    with pytest.raises(InputError, match=r"needs joint attention.*CheferRelevance"):
-        method(model, random_clips(1), 1)
+    with pytest.raises(InputError, match=rf"needs joint attention with a CLS token.*is {variant}: use CheferRelevance"):
+        TransitionAttentionMaps(steps=1)(model, random_clips(1), 1)
 
 
-@pytest.mark.parametrize("method", [AttCAT(), ValueNormRollout()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("variant", FACTORIZED[1:])
+def test_legrad_is_the_gradient_of_each_layers_own_readout(variant, masked):
+    """Of dense patterns on all tokens, by autograd through the eager block, the final norm and the head."""
+    model, _ = variant_model(variant)
+    pixels, layers = random_clips(1), len(model.blocks)
+    mask = torch.rand(layers, 1, 4, 1, 1) if masked else torch.ones(layers, 1, 4, 1, 1)
+    got = LeGrad()(model, pixels, 3, head_mask=mask if masked else None).relevance.flatten()
+    model.set_attn_implementation("eager")
+    states, want = [model.embed(pixels)], np.zeros(T * PLACES)
+    for layer, block in enumerate(model.blocks):
+        seen = []
+        names = (
+            [f"{half}hook_pattern" for half in ("time.", "space.")] if variant == FACTORIZED[2] else ["hook_pattern"]
+        )
+        hooks = [
+            block.attn.get_submodule(n).register_forward_hook(lambda *a, seen=seen: seen.append(a[2])) for n in names
+        ]
+        out, _ = block(states[-1], mask[layer])
+        for hook in hooks:
+            hook.remove()
+        score = model.classifier(model.ln_final(out).mean(1))[0, 3]
+        slopes = [part[0].double().numpy() for part in torch.autograd.grad(score, seen, retain_graph=True)]
+        want += np.maximum(spread(variant, model, slopes), 0).mean(axis=(0, 1)) / layers
+        states.append(out)
+    close(got, torch.from_numpy(want), 1e-4)
+
+
+@pytest.mark.parametrize("method", [AttCAT(), ValueNormRollout(), LeGrad()], ids=lambda m: type(m).__name__)
 def test_methods_of_one_sequence_refuse_a_factorised_encoder(method):
     model, _ = variant_model("factorized_encoder")
     target = () if method.class_agnostic else (1,)
@@ -418,6 +445,8 @@ def test_a_model_that_averages_its_tokens_explains_all_of_them():
     np.testing.assert_allclose(got, row, atol=1e-6)
     for method in (CheferRelevance(), LeGrad(), AttCAT()):
         assert method(model, pixels, 1).relevance.abs().max() > 0
+    with pytest.raises(InputError, match="this model's is joint, but it has no CLS token: use CheferRelevance"):
+        TransitionAttentionMaps(steps=1)(model, pixels, 1)
 
 
 def test_embeddings_of_a_clip_are_what_the_classifier_reads():
