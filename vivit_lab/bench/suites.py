@@ -56,7 +56,7 @@ def bench_inference(
         for item in progress_bar(each, progress, "inference", "row")
     ]
     settings = {"batches": batches, "batch_sizes": list(batch_sizes), "dtypes": list(dtypes), **workload.describe()}
-    title = f"Inference, {batches} batches a row, eager against sdpa"
+    title = f"Inference, eager against sdpa, medians of {batches} batches a row"
     return BenchTable(
         "inference", title, _pair_columns("batches"), tuple(rows), describe_machine(workload.device), settings,
         _a100("inference"), (_PEAK_NOTE, f"A100: {A100_SOURCE}, 20 batches."),
@@ -76,7 +76,7 @@ def bench_training(workload: Workload | None = None, *, steps: int = 100, progre
         row = _pair("training", workload, steps, "training_seconds", "training_peak", "steps")
         bar.update()
     return BenchTable(
-        "training", f"Training, {steps} steps, eager against sdpa", _pair_columns("steps"), (row,),
+        "training", f"Training, eager against sdpa, medians of {steps} steps", _pair_columns("steps"), (row,),
         describe_machine(workload.device), {"steps": steps, **workload.describe()}, _a100("training"),
         (_PEAK_NOTE, f"A100: {A100_SOURCE}, 100 steps. Gradients and AdamW's averages count in the peaks here."),
     )  # fmt: skip

@@ -88,4 +88,4 @@ def _names_of(fields: Mapping[str, Any]) -> list[str]:
     groups = fields.get("label_groups") or {}
     if groups and sum(groups.values()) == fields["num_labels"]:
         return [f"{group}_{index}" for group, count in groups.items() for index in range(count)]
-    return kinetics400_labels() if fields["num_labels"] == 400 else []
+    return list(kinetics400_labels()) if fields["num_labels"] == 400 else []
