@@ -148,7 +148,8 @@ def test_backends_that_are_missing_say_so_and_the_default_is_judged(here):
     rows = {row["backend"]: row for row in told["rows"]}
     assert set(rows) == set(names)
     assert rows["sdpa"]["relative"] == 1
-    assert "not on this machine" in rows["efficient"]["error"]  # PyTorch has it for CUDA alone
+    missing = "not on this machine (PyTorch has no efficient kernel for torch.float32 on cpu)"
+    assert rows["efficient"]["error"] == missing
     for name in ("sdpa", "math", "flash"):
         assert rows[name]["difference"] < 1e-5
         assert rows[name]["milliseconds"] > 0
@@ -181,6 +182,13 @@ def test_backends_agree(name):
     query, key, value = (torch.randn(1, 2, 9, 8) for _ in range(3))
     pattern = (query @ key.transpose(-1, -2) / 8**0.5).softmax(-1)
     torch.testing.assert_close(attention_call(name, query, key, value)(), pattern @ value, rtol=1e-5, atol=1e-6)
+
+
+def test_a_kernel_that_is_missing_here_is_named():
+    with pytest.raises(BackendError, match=r"PyTorch has no cudnn kernel for torch\.float32 on cpu"):
+        attention_call("cudnn", *[torch.zeros(1, 1, 4, 8)] * 3)()
+    with pytest.raises(RuntimeError, match=r"(?i)size|shape|dimension"):  # a mistake of another kind stays what it is
+        attention_call("math", torch.zeros(1, 1, 4, 8), torch.zeros(1, 1, 4, 6), torch.zeros(1, 1, 4, 8))()
 
 
 def test_an_unknown_backend_is_refused():

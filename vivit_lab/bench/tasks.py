@@ -14,6 +14,7 @@ from vivit_lab.attribution.rollout import AttentionRollout
 from vivit_lab.bench.backends import attention_call
 from vivit_lab.bench.measure import PeakMeter, sampled
 from vivit_lab.bench.workload import Workload
+from vivit_lab.errors import BackendError
 from vivit_lab.hooks.recorder import record_attention
 
 __all__ = [
@@ -93,7 +94,8 @@ def attention_seconds(workload: Workload, backends: list[str], repeats: int, bac
             if backward:
                 torch.autograd.grad(context.sum(), (query, key, value))
         except Exception as error:
-            answers[name] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            said = (str(error).splitlines() or [""])[0]
+            answers[name] = said if isinstance(error, BackendError) else f"{type(error).__name__}: {said}"
             continue
         found = context.detach().float()
         wanted = found if name == "eager" else wanted
