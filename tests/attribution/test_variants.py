@@ -26,6 +26,7 @@ from vivit_lab.attribution.smooth_grad import SmoothGrad
 from vivit_lab.attribution.transition import TransitionAttentionMaps
 from vivit_lab.attribution.value_norm import ValueNormRollout
 from vivit_lab.errors import InputError
+from vivit_lab.evaluation import all_methods, suitable_methods
 from vivit_lab.faithfulness.dropping import forward_kept_tokens
 from vivit_lab.hooks.gradients import record_gradients
 from vivit_lab.hooks.recorder import record_attention
@@ -494,3 +495,24 @@ def test_diagnostics_read_the_effective_operator(variant):
     sinks = attention_sinks(record)
     want = record.rows(0, list(range(T * PLACES)))[0].mean(dim=1)
     torch.testing.assert_close(sinks.received[0, 0], want)
+
+
+CASES = [{"variant": variant} for variant in VARIANTS] + [{"variant": "spacetime", "cls": False}]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_of_all_methods_those_that_suit_a_model_run_and_the_others_refuse(case):
+    fields = {"variant": "spacetime"} if "cls" in case else {}
+    model, _ = variant_model(case["variant"], fields=fields, **{key: case[key] for key in case if key == "cls"})
+    pixels = random_clips(1)
+    kept, reasons = suitable_methods(all_methods(), model)
+    wanted = {"spacetime": 0, "factorized_encoder": 4}.get(case["variant"], 1) + ("cls" in case)
+    assert len(reasons) == wanted
+    assert len(kept) == len(all_methods()) - wanted
+    for method in all_methods():
+        target = () if getattr(method, "class_agnostic", False) else (1,)
+        if method in kept:
+            assert method(model, pixels, *target).grid.shape == (T, 2, 2)
+        else:
+            with pytest.raises(InputError, match=r"needs (joint attention|layers that all read the same tokens)"):
+                method(model, pixels, *target)
