@@ -14,11 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from vivit_lab.attribution.attcat import AttCAT
 from vivit_lab.attribution.chefer import CheferRelevance
 from vivit_lab.attribution.integrated_gradients import IntegratedGradients
+from vivit_lab.attribution.legrad import LeGrad
+from vivit_lab.attribution.reading import require_joint_attention, require_one_sequence
 from vivit_lab.attribution.registry import METHODS, class_by_name, make_method
 from vivit_lab.attribution.rise import Rise
 from vivit_lab.attribution.smooth_grad import SmoothGrad
+from vivit_lab.attribution.transition import TransitionAttentionMaps
+from vivit_lab.attribution.value_norm import ValueNormRollout
 from vivit_lab.checkpoints.bundled import verify_bundled
 from vivit_lab.errors import InputError, MissingExtraError
 from vivit_lab.faithfulness.data import EvaluationBatch, EvaluationData
@@ -33,7 +38,16 @@ from vivit_lab.video.preprocess import VivitImageProcessor
 from vivit_lab.video.read import read_clip
 from vivit_lab.video.suffixes import VIDEO_SUFFIXES
 
-__all__ = ["PlantedClips", "Videos", "all_methods", "methods_by_name", "open_data", "stored_report", "write_report"]
+__all__ = [
+    "PlantedClips",
+    "Videos",
+    "all_methods",
+    "methods_by_name",
+    "open_data",
+    "stored_report",
+    "suitable_methods",
+    "write_report",
+]
 
 _FAST = {
     "integrated_gradients": IntegratedGradients(steps=16),
@@ -220,6 +234,27 @@ def _read_table(path: Path) -> tuple[list[Path], list[str] | None]:
 def all_methods() -> list[Any]:
     """Return every method of the package, those that sample with few enough samples for a data set."""
     return [*(_FAST.get(name) or METHODS[name]() for name in METHODS), CheferRelevance(centred=True)]
+
+
+def suitable_methods(methods: Sequence[Any], model: Any) -> tuple[list[Any], list[str]]:
+    """Return the methods that have a meaning for a model, and for each of the others why it has none.
+
+    Args:
+        methods: of the package, or any others, which are kept.
+        model: a ViViT of any variant.
+    """
+    kept, reasons = [], []
+    for method in methods:
+        try:
+            if isinstance(method, TransitionAttentionMaps):
+                require_joint_attention(method, model)
+            elif isinstance(method, (AttCAT, LeGrad, ValueNormRollout)):
+                require_one_sequence(method, model.config)
+        except InputError as error:
+            reasons.append(str(error))
+        else:
+            kept.append(method)
+    return kept, reasons
 
 
 def methods_by_name(text: str) -> list[Any]:

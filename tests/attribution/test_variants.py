@@ -26,7 +26,8 @@ from vivit_lab.attribution.smooth_grad import SmoothGrad
 from vivit_lab.attribution.transition import TransitionAttentionMaps
 from vivit_lab.attribution.value_norm import ValueNormRollout
 from vivit_lab.errors import InputError
-from vivit_lab.faithfulness.dropping import embed_clips, forward_kept_tokens
+from vivit_lab.evaluation import all_methods, suitable_methods
+from vivit_lab.faithfulness.dropping import forward_kept_tokens
 from vivit_lab.hooks.gradients import record_gradients
 from vivit_lab.hooks.recorder import record_attention
 from vivit_lab.hooks.targets import CosineSimilarity
@@ -343,14 +344,41 @@ def test_methods_that_need_no_attention_just_work(variant, method):
 
 
 @pytest.mark.parametrize("variant", FACTORIZED)
-@pytest.mark.parametrize("method", [LeGrad(), TransitionAttentionMaps(steps=1)], ids=lambda m: type(m).__name__)
-def test_methods_of_joint_attention_name_others(variant, method):
+def test_a_method_of_the_cls_row_of_joint_attention_names_others(variant):
     model, _ = variant_model(variant)
-    with pytest.raises(InputError, match=r"needs joint attention.*CheferRelevance"):
-        method(model, random_clips(1), 1)
+    with pytest.raises(InputError, match=rf"needs joint attention with a CLS token.*is {variant}: use CheferRelevance"):
+        TransitionAttentionMaps(steps=1)(model, random_clips(1), 1)
 
 
-@pytest.mark.parametrize("method", [AttCAT(), ValueNormRollout()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("variant", FACTORIZED[1:])
+def test_legrad_is_the_gradient_of_each_layers_own_readout(variant, masked):
+    """Of dense patterns on all tokens, by autograd through the eager block, the final norm and the head."""
+    model, _ = variant_model(variant)
+    pixels, layers = random_clips(1), len(model.blocks)
+    mask = torch.rand(layers, 1, 4, 1, 1) if masked else torch.ones(layers, 1, 4, 1, 1)
+    got = LeGrad()(model, pixels, 3, head_mask=mask if masked else None).relevance.flatten()
+    model.set_attn_implementation("eager")
+    states, want = [model.embed(pixels)], np.zeros(T * PLACES)
+    for layer, block in enumerate(model.blocks):
+        seen = []
+        names = (
+            [f"{half}hook_pattern" for half in ("time.", "space.")] if variant == FACTORIZED[2] else ["hook_pattern"]
+        )
+        hooks = [
+            block.attn.get_submodule(n).register_forward_hook(lambda *a, seen=seen: seen.append(a[2])) for n in names
+        ]
+        out, _ = block(states[-1], mask[layer])
+        for hook in hooks:
+            hook.remove()
+        score = model.classifier(model.ln_final(out).mean(1))[0, 3]
+        slopes = [part[0].double().numpy() for part in torch.autograd.grad(score, seen, retain_graph=True)]
+        want += np.maximum(spread(variant, model, slopes), 0).mean(axis=(0, 1)) / layers
+        states.append(out)
+    close(got, torch.from_numpy(want), 1e-4)
+
+
+@pytest.mark.parametrize("method", [AttCAT(), ValueNormRollout(), LeGrad()], ids=lambda m: type(m).__name__)
 def test_methods_of_one_sequence_refuse_a_factorised_encoder(method):
     model, _ = variant_model("factorized_encoder")
     target = () if method.class_agnostic else (1,)
@@ -418,6 +446,8 @@ def test_a_model_that_averages_its_tokens_explains_all_of_them():
     np.testing.assert_allclose(got, row, atol=1e-6)
     for method in (CheferRelevance(), LeGrad(), AttCAT()):
         assert method(model, pixels, 1).relevance.abs().max() > 0
+    with pytest.raises(InputError, match="this model's is joint, but it has no CLS token: use CheferRelevance"):
+        TransitionAttentionMaps(steps=1)(model, pixels, 1)
 
 
 def test_embeddings_of_a_clip_are_what_the_classifier_reads():
@@ -448,9 +478,6 @@ def test_tokens_in_groups_cannot_be_dropped(variant):
     model, _ = variant_model(variant)
     with pytest.raises(InputError, match="none can be left out"):
         forward_kept_tokens(model, random_clips(1), torch.ones(1, T, 2, 2, dtype=torch.bool))
-    if variant == "factorized_encoder":
-        with pytest.raises(InputError, match="cannot be exchanged for others"):
-            embed_clips(model, random_clips(1))
 
 
 def test_diagnostics_of_one_sequence_refuse_a_factorised_encoder():
@@ -468,3 +495,24 @@ def test_diagnostics_read_the_effective_operator(variant):
     sinks = attention_sinks(record)
     want = record.rows(0, list(range(T * PLACES)))[0].mean(dim=1)
     torch.testing.assert_close(sinks.received[0, 0], want)
+
+
+CASES = [{"variant": variant} for variant in VARIANTS] + [{"variant": "spacetime", "cls": False}]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_of_all_methods_those_that_suit_a_model_run_and_the_others_refuse(case):
+    fields = {"variant": "spacetime"} if "cls" in case else {}
+    model, _ = variant_model(case["variant"], fields=fields, **{key: case[key] for key in case if key == "cls"})
+    pixels = random_clips(1)
+    kept, reasons = suitable_methods(all_methods(), model)
+    wanted = {"spacetime": 0, "factorized_encoder": 4}.get(case["variant"], 1) + ("cls" in case)
+    assert len(reasons) == wanted
+    assert len(kept) == len(all_methods()) - wanted
+    for method in all_methods():
+        target = () if getattr(method, "class_agnostic", False) else (1,)
+        if method in kept:
+            assert method(model, pixels, *target).grid.shape == (T, 2, 2)
+        else:
+            with pytest.raises(InputError, match=r"needs (joint attention|layers that all read the same tokens)"):
+                method(model, pixels, *target)

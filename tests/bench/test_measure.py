@@ -5,7 +5,8 @@ import time
 import pytest
 import torch
 
-from vivit_lab.bench.measure import interleaved, one_thread, peak_bytes, report, sampled
+from vivit_lab.bench import measure
+from vivit_lab.bench.measure import PeakMeter, interleaved, one_thread, peak_bytes, report, sampled
 from vivit_lab.bench.table import BenchTable, Column
 from vivit_lab.errors import InputError
 
@@ -37,6 +38,14 @@ def test_the_peak_is_what_was_held_at_once():
     together = peak_bytes("import torch", "[torch.ones(10_000_000) for _ in range(3)]")
     assert 35e6 < one_by_one < 75e6
     assert 115e6 < together < 160e6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_container_that_keeps_its_peak_gives_no_figure_instead_of_an_error(monkeypatch, tmp_path):
+    monkeypatch.setattr(measure, "_PROC", tmp_path / "nothing")
+    with PeakMeter() as meter:
+        torch.ones(10)
+    assert meter.bytes is None
 
 
 def test_a_report_names_ratios(capsys):

@@ -41,7 +41,7 @@ def here(monkeypatch):
 def check_form(table):
     """What every table is: JSON, Markdown with as many cells as headings, HTML."""
     told = json.loads(json.dumps(table.to_dict()))
-    assert set(told) == {"bench", "title", "machine", "settings", "rows", "published", "notes"}
+    assert set(told) == {"bench", "title", "columns", "machine", "settings", "rows", "published", "notes"}
     assert {"processor", "cores", "threads", "torch", "load", "device"} <= set(told["machine"])
     lines = [line for line in table.markdown().splitlines() if line.startswith("|")]
     assert len(lines) == len(table.rows) + 2
@@ -73,6 +73,7 @@ def test_training_compares_eager_and_sdpa(here):
     told = check_form(suites.bench_training(LOAD, steps=2, progress=False))
     (row,) = told["rows"]
     assert (row["steps"], row["batch"], row["error"]) == (2, 1, None)
+    assert {"key": "steps", "title": "steps timed", "digits": 1} in told["columns"]
     assert min(row["eager_seconds"], row["sdpa_seconds"]) > 0
     assert row["a100_speedup_percent"] == 7.122
 
@@ -93,8 +94,51 @@ def test_a_process_that_fails_is_a_remark(monkeypatch):
 
     monkeypatch.setattr(suites, "run_task", fail)
     table = suites.bench_inference(LOAD, batch_sizes=(1,), dtypes=("float32",), batches=1, progress=False)
-    assert table.rows[0]["error"] == "forward_peak could not be measured: killed"
+    assert table.rows[0]["error"].startswith("eager: forward_peak could not be measured: killed; sdpa: forward_peak")
     assert "-" in table.cells()[0]
+
+
+@pytest.mark.parametrize("broken", ["forward_peak", "forward_seconds"])
+def test_what_one_implementation_cannot_do_does_not_keep_the_other_from_its_figures(here, monkeypatch, broken):
+    whole = suites.run_task
+
+    def run(task, workload, **arguments):
+        if task == broken and "eager" in (arguments.get("implementation"), *arguments.get("implementations", ())):
+            raise BackendError(f"{task} could not be measured: killed")
+        return whole(task, workload, **arguments)
+
+    monkeypatch.setattr(suites, "run_task", run)
+    (row,) = suites.bench_inference(LOAD, batch_sizes=(1,), dtypes=("float32",), batches=1, progress=False).rows
+    assert f"{broken} could not be measured: killed" in row["error"]
+    assert ("eager_seconds" in row, "sdpa_seconds" in row) == (False, broken == "forward_peak")
+    assert "sdpa_peak_mb" in row
+    assert row["speedup_percent"] is None
+
+
+def test_a_backend_whose_memory_cannot_be_measured_does_not_cost_the_table(here, monkeypatch):
+    whole = suites.run_task
+
+    def run(task, workload, **arguments):
+        if arguments.get("backend") == "math":
+            raise BackendError("attention_peak could not be measured: killed")
+        return whole(task, workload, **arguments)
+
+    monkeypatch.setattr(suites, "run_task", run)
+    table = suites.bench_attention(LOAD, backends=("sdpa", "math"), repeats=1, progress=False)
+    assert [row["error"] for row in table.rows] == [None, "attention_peak could not be measured: killed"]
+    assert table.notes[0].startswith("The default, sdpa, is the fastest here")
+
+
+def test_a_distance_from_eager_is_from_eager_alone(monkeypatch):
+    def call(name, *parts):
+        if name == "eager":
+            raise RuntimeError("no memory")
+        return attention_call(name, *parts)
+
+    monkeypatch.setattr(tasks, "attention_call", call)
+    answers = tasks.attention_seconds(LOAD, ["sdpa", "eager"], 1, backward=False)
+    assert answers["sdpa"]["error"] is None
+    assert answers["eager"] == "RuntimeError: no memory"
 
 
 def test_backends_that_are_missing_say_so_and_the_default_is_judged(here):
@@ -104,7 +148,8 @@ def test_backends_that_are_missing_say_so_and_the_default_is_judged(here):
     rows = {row["backend"]: row for row in told["rows"]}
     assert set(rows) == set(names)
     assert rows["sdpa"]["relative"] == 1
-    assert "not on this machine" in rows["efficient"]["error"]  # PyTorch has it for CUDA alone
+    missing = "not on this machine (PyTorch has no efficient kernel for torch.float32 on cpu)"
+    assert rows["efficient"]["error"] == missing
     for name in ("sdpa", "math", "flash"):
         assert rows[name]["difference"] < 1e-5
         assert rows[name]["milliseconds"] > 0
@@ -115,14 +160,20 @@ def test_backends_that_are_missing_say_so_and_the_default_is_judged(here):
         suites.bench_attention(LOAD, backends=("fast",))
 
 
-def test_the_verdict_names_the_fastest():
+def test_the_verdict_names_the_fastest_as_far_as_the_runs_tell():
     def rows(**times):
-        return [{"backend": name, "milliseconds": value, "error": None} for name, value in times.items()]
+        return [{"backend": name, "samples": samples, "error": None} for name, samples in times.items()]
 
-    assert suites._verdict(rows(sdpa=1.0, math=2.0)).startswith("The default, sdpa, is the fastest here")
-    assert suites._verdict(rows(sdpa=1.04, flash=1.0)).startswith("The default, sdpa, is the fastest here, or within")
-    assert suites._verdict(rows(sdpa=2.0, flash=1.0)) == ("Fastest here: flash, 0.50 of the time of the default, sdpa.")
-    assert suites._verdict(rows(math=2.0)) == "Fastest here: math."
+    assert suites._verdict(rows(sdpa=[1.0], math=[2.0])) == "The default, sdpa, is the fastest here."
+    assert suites._verdict(rows(sdpa=[1.0, 1.1, 0.9, 1.2], flash=[0.9, 1.0, 0.98, 1.1])) == (
+        "The default, sdpa, is as fast as any here: flash took 0.94 of its time, less than their runs differ."
+    )
+    slow = suites._verdict(
+        rows(sdpa=[2.0, 2.1, 1.9, 2.05, 9.0], flash=[1.0, 1.1, 1.0, 1.05, 8.0])
+    )  # one slow run hides nothing
+    assert slow == "Fastest here: flash, 0.51 of the time of the default, sdpa."
+    assert suites._verdict(rows(sdpa=[2.0], flash=[1.0])).startswith("Fastest here: flash, 0.50 of")
+    assert suites._verdict(rows(math=[2.0])) == "Fastest here: math."
     assert suites._verdict([{"backend": "sdpa", "error": "gone"}]) == "No backend could be measured."
 
 
@@ -131,6 +182,13 @@ def test_backends_agree(name):
     query, key, value = (torch.randn(1, 2, 9, 8) for _ in range(3))
     pattern = (query @ key.transpose(-1, -2) / 8**0.5).softmax(-1)
     torch.testing.assert_close(attention_call(name, query, key, value)(), pattern @ value, rtol=1e-5, atol=1e-6)
+
+
+def test_a_kernel_that_is_missing_here_is_named():
+    with pytest.raises(BackendError, match=r"PyTorch has no cudnn kernel for torch\.float32 on cpu"):
+        attention_call("cudnn", *[torch.zeros(1, 1, 4, 8)] * 3)()
+    with pytest.raises(RuntimeError, match=r"(?i)size|shape|dimension"):  # a mistake of another kind stays what it is
+        attention_call("math", torch.zeros(1, 1, 4, 8), torch.zeros(1, 1, 4, 6), torch.zeros(1, 1, 4, 8))()
 
 
 def test_an_unknown_backend_is_refused():
@@ -186,6 +244,17 @@ def test_a_workload_makes_the_same_model_and_clips_each_time():
     variant = Workload(TINY.replace(variant="factorized_dot_product_attention", classifier="gap"))
     assert Workload.from_json(variant.to_json()) == variant
     assert isinstance(variant.model(), VivitForVideoClassification)
+
+
+def test_patterns_of_a_factorised_model_are_counted_along_their_axes():
+    shape = TINY.replace(variant="factorized_self_attention_block", classifier="gap", num_frames=8)
+    t, places, heads = 4, 4, 4
+    entries = [heads * t * places * t, heads * t * places * places] * 2  # a layer is two attentions
+    load = Workload(shape)
+    assert load.pattern_entries() == entries
+    assert load.pattern_bytes("eager", training=True) == max(entries) * 12 + sum(entries) * 4
+    with pytest.raises(InputError, match="compared on joint attention, and this model's is factorized_self"):
+        suites.bench_attention(load)
 
 
 def test_the_bytes_of_patterns():

@@ -12,6 +12,7 @@ from tests.bulk.tiny_bulk import LOCAL, tiny_job, tiny_run
 from tests.model.tiny import TINY
 from vivit_lab.attribution.chefer import CheferRelevance
 from vivit_lab.attribution.rollout import AttentionRollout
+from vivit_lab.bulk import stages
 from vivit_lab.bulk.engine import make_executor, run_bulk, shard_range
 from vivit_lab.bulk.job import BulkJob
 from vivit_lab.bulk.local import LocalExecutor
@@ -240,3 +241,18 @@ def test_importing_the_package_stays_free_of_it(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_batch_takes_half_of_what_is_free_and_counts_every_attention_layer(monkeypatch):
+    shape = VivitConfig(
+        num_labels=5, num_hidden_layers=100, hidden_size=64, num_attention_heads=4, intermediate_size=64
+    )
+    pairs = shape.replace(variant="factorized_self_attention_block", classifier="gap")  # two attentions a layer
+    gpu = torch.device("cuda")
+    clip = 4 * (3137 * (2 * 100 * 64 + 14 * 64) + 3 * 32 * 3 * 224**2)
+    monkeypatch.setattr(stages, "free_bytes", lambda device: 2 * clip * 8)
+    assert stages.find_batch_size(shape, gpu) == 8
+    assert stages.find_batch_size(pairs, gpu) == 4
+    assert stages.find_batch_size(shape, torch.device("cpu")) == 4
+    monkeypatch.setattr(stages, "free_bytes", lambda device: 1)
+    assert stages.find_batch_size(shape, gpu) == 1

@@ -280,8 +280,50 @@ def test_two_classifiers_stand_side_by_side():
             alone[f"output_projection/{name}"] = tree[f"output_projection_{head}/{name}"]
         want, _ = naive_logits("factorized_encoder", alone, channels_last(pixels[0]))
         np.testing.assert_allclose(parts[head][0].detach().numpy(), want, atol=1e-5)
-    joined = from_scenic(tree_of("factorized_encoder"), label_groups={"verb": 2, "noun": 3})
-    assert [part.shape[-1] for part in joined.split_logits(joined(pixels).logits).values()] == [2, 3]
+    turned = from_scenic(tree, label_groups={"verb": 3, "noun": 4})  # the weights follow the order that was asked for
+    other = turned.split_logits(turned(pixels).logits)
+    assert list(other) == ["verb", "noun"]
+    assert turned.config.id2label[0] == "verb_0"
+    for head in heads:
+        torch.testing.assert_close(other[head], parts[head])
+    for wrong in ({"noun": 3, "verb": 4}, {"object": 4, "action": 3}):
+        with pytest.raises(ConfigError, match=r"contradict what was given: label_groups=.*'noun': 4, 'verb': 3"):
+            from_scenic(tree, label_groups=wrong)
+
+
+def test_one_classifier_may_hold_several_groups_as_the_published_one_of_epic_kitchens():
+    joined = from_scenic(tree_of("factorized_encoder"), label_groups={"noun": 3, "verb": 2})
+    logits = joined(random_clips(1)).logits
+    parts = joined.split_logits(logits)
+    assert list(parts) == ["noun", "verb"]
+    assert torch.equal(torch.cat(list(parts.values()), -1), logits)
+    assert list(joined.config.id2label.values()) == ["noun_0", "noun_1", "noun_2", "verb_0", "verb_1"]
+    with pytest.raises(ConfigError, match="must add up to num_labels=5"):
+        from_scenic(tree_of("factorized_encoder"), label_groups={"noun": 3, "verb": 3})
+
+
+def test_a_lone_named_classifier_is_read_by_its_name():
+    tree = tree_of("factorized_encoder")
+    named = {name.replace("output_projection/", "output_projection_noun/"): leaf for name, leaf in tree.items()}
+    model, pixels = from_scenic(named), random_clips(1)
+    assert model.config.label_groups == {"noun": 5}
+    torch.testing.assert_close(model(pixels).logits, from_scenic(tree)(pixels).logits)
+    named.pop("output_projection_noun/bias")
+    with pytest.raises(ConfigError, match="output_projection_noun of this tree has no kernel or no bias"):
+        from_scenic(named)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_positions_that_are_computed_and_heads_that_differ_are_refused(variant):
+    tree, fields = tree_of(variant), asked_fields(variant, 6)
+    bare = {name: leaf for name, leaf in tree.items() if "posembed_input" not in name}
+    with pytest.raises(ConfigError, match=r"has no \w*Transformer/posembed_input/pos_embedding: wanted learned"):
+        from_scenic(bare, **fields)
+    last = [name for name in tree if name.endswith("/query/kernel")][-1]
+    width = tree[last].shape[0]
+    other = {**tree, last: tree[last].reshape(width, 2, -1)}  # the same numbers, for fewer and wider heads
+    with pytest.raises(ConfigError, match=r"as many heads, and those of this tree differ \(.*: [24], .*: [24]\)"):
+        from_scenic(other, **fields)
 
 
 def test_the_spacetime_model_is_written_for_transformers(tmp_path):

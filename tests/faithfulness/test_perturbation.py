@@ -18,6 +18,7 @@ from vivit_lab.faithfulness.ranking import rank_units, tubelet_relevance
 from vivit_lab.hooks.targets import ClassLogit, CosineSimilarity, LogitDifference, Probability, bind_target
 from vivit_lab.model.classifier import VivitModel
 from vivit_lab.model.config import VivitConfig
+from vivit_lab.model.variants import VARIANTS
 
 
 @pytest.fixture
@@ -68,9 +69,12 @@ def test_curves_agree_with_their_definition(model, pixels, relevance, region, un
             torch.testing.assert_close(getattr(curves, f"{order}_probability")[clip], probability, atol=1e-5, rtol=1e-4)
 
 
-def test_painting_tokens_is_painting_pixels(model, pixels):
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_painting_tokens_is_painting_pixels(variant, pixels):
+    model = wide_model(variant=variant)
     keep = torch.rand(2, 3, UNITS) < 0.5
     clips = CleanClips.of(model, pixels, 1)
+    torch.testing.assert_close(clips.clean.score, model(pixels).logits[:, 1].detach(), atol=1e-5, rtol=1e-4)
     for baseline in ("blur", "mean"):
         blank = baseline_clips(pixels, baseline, 0.1)
         read = clips.read(keep, baseline, batch_size=4).score

@@ -118,6 +118,14 @@ def test_a_split_takes_its_share_of_each_class(counts, share, seed):
     assert split_clips(rest, share, seed)[1] == [clip for clip in held if clip.label == rest[0].label]
 
 
+def test_stretches_of_one_video_stay_together():
+    clips = [LabelledClip(video, "a", None, start, start + 1.0) for video in range(6) for start in (0.0, 1.0, 2.0)]
+    clips += [LabelledClip(9, "b", None, start) for start in (0.0, 1.0)]
+    train, held = split_clips(clips, 0.4)
+    assert {clip.path for clip in train} & {clip.path for clip in held} == set()
+    assert len(held) == 3 * 2  # two of six videos; the only one of class b is trained on
+
+
 def test_another_seed_splits_otherwise_and_a_given_split_is_kept():
     clips = [LabelledClip(number, "a") for number in range(40)]
     assert split_clips(clips, 0.5, 0) != split_clips(clips, 0.5, 1)

@@ -51,6 +51,7 @@ def test_the_rate_is_linear_then_half_a_cosine():
         ("label_smoothing", 1.5, r"label_smoothing must lie in 0 … 1, got 1\.5"),
         ("final_learning_rate", -0.1, r"final_learning_rate must lie in 0 … 1"),
         ("stochastic_depth", float("nan"), r"stochastic_depth must lie in 0 … 1"),
+        ("stochastic_depth", 1.0, r"stochastic_depth must lie in 0 … 1 \(1 excluded\), got 1\.0"),
         ("weight_decay", -1, r"weight_decay must not be negative, got -1"),
         ("mixup", float("nan"), r"mixup must not be negative, got nan"),
         ("learning_rate", 0, r"learning_rate must be positive, got 0"),

@@ -6,13 +6,16 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.training.test_parameters import VARIANTS, variant
 from tests.training.videos import CLASSES, PROCESSOR, save_tiny, write_broken, write_folders
+from vivit_lab.attribution.chefer import CheferRelevance
 from vivit_lab.attribution.raw import RawAttention
 from vivit_lab.errors import ConfigError, InputError
 from vivit_lab.evaluation import open_data
 from vivit_lab.explain import explain_video, load_pair
 from vivit_lab.faithfulness.evaluate import EvaluationPlan, evaluate
 from vivit_lab.faithfulness.saco import SaCo
+from vivit_lab.training.adapt import adapt_model
 from vivit_lab.training.augment import Augmentation
 from vivit_lab.training.clips import find_clips
 from vivit_lab.training.files import read_log
@@ -74,6 +77,49 @@ def test_other_frames_and_size(pair, folders, tmp_path):
     network, processor = load_pair(str(result.last))
     assert processor.crop_size == {"height": 12, "width": 12}
     assert network.config.num_frames == 8
+
+
+def test_a_table_with_splits_and_stretches_trains_a_model_that_transformers_loads(pair, folders, tmp_path):
+    import transformers
+
+    lines = ["path,label,split,start,end"]
+    for name in ("blue", "red"):  # two classes of three, and parts of the videos
+        lines += [f"{folders / name / f'{number}.mp4'},{name},train,0.1,0.9" for number in range(4)]
+        lines += [f"{folders / name / '4.mp4'},{name},val,,", f"{folders / name / '3.mp4'},{name},test,,"]
+    table = tmp_path / "clips.csv"
+    table.write_text("\n".join(lines) + "\n")
+    result = finetune(*pair, table, tmp_path / "run", augmentation=PLAIN, epochs=15, **QUICK)
+    assert result.changes == ("classifier drawn anew for 2 classes (instead of 3)",)
+    assert [(row.label, row.predicted) for row in result.report.rows] == [("blue", "blue"), ("red", "red")]
+    stored = json.loads((tmp_path / "run" / "finetune.json").read_text())
+    assert (stored["training"]["clips"], stored["validation"]["clips"]) == (8, 2)
+    network, _ = load_pair(str(result.best))
+    peer = transformers.VivitForVideoClassification.from_pretrained(result.best).eval()
+    assert peer.config.id2label == {0: "blue", 1: "red"}
+    pixels = torch.randn(2, 4, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(peer(pixels).logits, network(pixels).logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_is_fine_tuned_continued_and_explained(name, folders, tmp_path):
+    """Other classes, frames and size; continued from its checkpoint, it ends bit for bit the same."""
+    settings = {**QUICK, "num_frames": 8, "image_size": 12, "steps": 4, "checkpoint_every": 2, "stochastic_depth": 0.2}
+    start = adapt_model(variant(name), ("a", "b"))[0]
+    whole = finetune(start, PROCESSOR, folders, tmp_path / "whole", augmentation=PLAIN, **settings)
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    for written in ("model.safetensors", "training.json", "validation.csv"):
+        (tmp_path / "cut" / written).unlink()
+    again = finetune(start, PROCESSOR, folders, tmp_path / "cut", augmentation=PLAIN, resume=True, **settings)
+    for key, value in whole.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[key], value), key
+    network, processor = load_pair(str(whole.best))
+    assert (network.config.variant, network.config.num_frames, network.config.image_size) == (name, 8, 12)
+    assert list(network.config.id2label.values()) == list(CLASSES)
+    options = {"out": tmp_path / "shown", "target": "red", "stride": 1}
+    shown = explain_video(folders / "red" / "0.mp4", network, processor, CheferRelevance(), **options)
+    assert shown.map.grid.shape == (4, 3, 3)
+    assert shown.files["movie"].is_file()
 
 
 def test_clips_that_cannot_be_read_are_listed_and_change_nothing_else(pair, folders, tmp_path):

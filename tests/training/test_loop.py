@@ -242,6 +242,14 @@ def test_another_run_is_neither_overwritten_nor_continued(tmp_path):
         train(model(), Clips(), replace(config, learning_rate=0.1), tmp_path, resume=True)
 
 
+def test_what_was_refused_or_killed_before_its_first_line_leaves_no_run_behind(tmp_path):
+    with pytest.raises(ConfigError, match=r"freeze_layers=9, but the model has 3 layers"):
+        train(model(), Clips(), replace(PLAIN, freeze_layers=9), tmp_path, progress=False)
+    with pytest.raises(OSError, match="the disk is gone"):
+        train(model(), CutOff(after=1), PLAIN, tmp_path, progress=False)
+    assert train(model(), Clips(), PLAIN, tmp_path, progress=False).steps == 12
+
+
 def test_there_is_no_log_where_there_was_no_run(tmp_path):
     with pytest.raises(InputError, match=r"wanted the directory of a training run"):
         read_log(tmp_path)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.attribution.products import layer_range
-from vivit_lab.attribution.reading import map_of, require_joint_attention
+from vivit_lab.attribution.reading import map_of, require_one_sequence
 from vivit_lab.errors import InputError
+from vivit_lab.hooks.axial import AxialRecord
 from vivit_lab.hooks.recorder import evaluating
 from vivit_lab.hooks.targets import BoundTarget, TargetLike, bind_target
 from vivit_lab.hooks.values import ValueRecord, frozen, record_values
@@ -33,7 +34,8 @@ class LeGrad:
     Each layer's output is read as if it were the last: s_l is the target computed from the final LayerNorm and head on
     that layer's tokens. The map is the mean over layers of E_h E_i[(∂s_l/∂A_l)+], mean over heads and query rows. The
     gradient is of the pattern itself, not of pattern × gradient, so that a token matters that would be attended to.
-    The paper ends by min–max scaling; here the values stay comparable over clips.
+    The paper ends by min–max scaling; here the values stay comparable over clips. In a factorised model with one
+    sequence of tokens, a layer's pattern is that along its axis: keys that a row does not attend to get nothing of it.
 
     Args:
         start_layer: the lowest layer that is averaged; negative counts from the last.
@@ -70,9 +72,9 @@ class LeGrad:
             A map of nonnegative sensitivity, in units of the target.
 
         Raises:
-            InputError: the target or ``start_layer`` do not fit, or the model is factorised.
+            InputError: the target or ``start_layer`` do not fit, or the model is a factorised encoder.
         """
-        require_joint_attention(self, model)
+        require_one_sequence(self, model.config)
         layers = layer_range(model, self.start_layer)
         forward = {"head_mask": head_mask, "interpolate_pos_encoding": interpolate_pos_encoding}
         record = record_values(model, pixel_values, layers=layers, **forward)
@@ -80,7 +82,7 @@ class LeGrad:
         total = torch.zeros(record.batch_size, record.grid.num_tokens, device=record.device)
         with evaluating(model), frozen(model):
             for layer in layers:
-                total += _sensitivity(_readout_gradient(model, record, layer, bound), record.values[layer])
+                total += _sensitivity(_readout_gradient(model, record, layer, bound), record, layer)
         scale = f"sensitivity of each layer's {bound.unit} to its attention"
         return map_of(record, total / len(layers), self, bound.names, scale)
 
@@ -98,20 +100,30 @@ def _readout_gradient(
     mask = None if record.head_mask is None else record.head_mask.select(0, layer)
     with torch.inference_mode(False), torch.enable_grad():
         state = state.clone() if state.is_inference() else state
-        out, _ = model.blocks[layer](state, mask, False, collect)
-        scores = bound(model.outputs_of(Encoded(model.ln_final(out), None, None)))
+        out, _ = model.blocks[layer](state, mask, False, collect, record.grid)
+        scores = bound(model.outputs_of(Encoded(model.ln_final(out), None, None, record.grid)))
         if not scores.requires_grad:
             raise InputError(f"the target, {bound.name}, does not depend on the output by a function with a gradient")
         return torch.autograd.grad(scores.float().sum(), kept)[0]
 
 
-def _sensitivity(upstream: Tensor, values: Tensor) -> Tensor:
-    """Return E_h E_i[(dO_i·V_j)+], (batch, token); rows whose gradient is zero for every clip and head cost nothing."""
-    count = upstream.shape[2]
-    rows = upstream.abs().amax(dim=(0, 1, 3)).nonzero().squeeze(1)
-    keys = values.float().transpose(-1, -2)
+def _sensitivity(upstream: Tensor, record: ValueRecord, layer: int) -> Tensor:
+    """Return E_h E_i[(dO_i·V_j)+], (batch, token), over the keys j that row i attends to."""
+    values, count = record.values[layer], upstream.shape[2]
     total = torch.zeros(values.shape[0], count, device=values.device)
     with torch.no_grad(), torch.autocast(values.device.type, enabled=False):
-        for some in rows.split(_ROWS):
+        if isinstance(record, AxialRecord):
+            for clip, row in enumerate(total):
+                pairs = ({layer: upstream}, {layer: values})
+                for _, keys, slopes in record.supports(layer, *pairs, clip, _positive):
+                    row.index_add_(0, keys.reshape(-1), slopes.mean(dim=0).reshape(-1))
+            return total / count
+        # rows whose gradient is zero for every clip and head cost nothing
+        keys = values.float().transpose(-1, -2)
+        for some in upstream.abs().amax(dim=(0, 1, 3)).nonzero().squeeze(1).split(_ROWS):
             total += torch.matmul(upstream.index_select(2, some).float(), keys).relu_().mean(dim=1).sum(dim=1)
     return total / count
+
+
+def _positive(slopes: Tensor, heads: slice, time: int) -> Tensor:
+    return slopes.relu()

@@ -65,16 +65,17 @@ def refuse_target(method: Any, target: TargetLike) -> None:
 
 
 def require_joint_attention(method: Any, model: VivitModel | VivitForVideoClassification) -> None:
-    """Refuse a factorised model for a method whose formula is about one pattern over all tokens.
+    """Refuse a model for a method whose formula is about the CLS row of one pattern over all tokens.
 
     Raises:
-        InputError: the model is factorised; names the methods that compose its patterns.
+        InputError: the model is factorised, or has no CLS; names methods that compose its patterns.
     """
-    variant = model.config.variant
-    if variant != "spacetime":
+    config = model.config
+    if config.variant != "spacetime" or not config.grid.cls:
+        has = config.variant if config.variant != "spacetime" else "joint, but it has no CLS token"
         raise InputError(
-            f"{type(method).__name__} needs joint attention, and this model's is {variant}: use CheferRelevance or "
-            "GradientRollout, or a method of the pixels alone such as IntegratedGradients"
+            f"{type(method).__name__} needs joint attention with a CLS token, and this model's is {has}: use "
+            "CheferRelevance or GradientRollout, or a method of the pixels alone such as IntegratedGradients"
         )
 
 

@@ -77,7 +77,7 @@ class TransitionAttentionMaps:
             A map of nonnegative relevance, in units of the target.
 
         Raises:
-            InputError: the target or ``start_layer`` do not fit, or the model is factorised.
+            InputError: the target or ``start_layer`` do not fit, or the model is factorised or has no CLS.
         """
         require_joint_attention(self, model)
         layers = layer_range(model, self.start_layer)

@@ -113,6 +113,9 @@ def _decode(path: Path, count: int, stride: int, repeats: int) -> BenchTable:
         Column("same_frames", "same frames"),
     )  # fmt: skip
     settings = {"frames": info.frames, "height": info.height, "width": info.width, "codec": info.codec}
-    title = f"Reading {count} frames, stride {stride}, of {info.frames} of {info.height}×{info.width} {info.codec}"
+    title = (
+        f"Reading {count} frames, stride {stride}, of {info.frames} of {info.height}×{info.width} {info.codec}, "
+        f"medians of {repeats}"
+    )
     settings |= {"num_frames": count, "stride": stride, "repeats": repeats}
     return BenchTable("decode", title, columns, tuple(rows), describe_machine(), settings)

@@ -89,8 +89,9 @@ class PeakMeter:
         elif sys.platform == "linux":
             with suppress(OSError, AttributeError):  # what was freed goes back to the system, so that a rise shows
                 ctypes.CDLL(None).malloc_trim(0)  # glibc's alone
-            (_PROC / "clear_refs").write_text("5")  # the peak of resident memory starts anew
-            self._before = _status("VmRSS")
+            with suppress(OSError):  # some containers do not let the peak of resident memory start anew
+                (_PROC / "clear_refs").write_text("5")
+                self._before = _status("VmRSS")
         return self
 
     def __exit__(self, *_error: object) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import html
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from vivit_lab.errors import InputError
 
 __all__ = ["BenchTable", "Column"]
 
@@ -83,6 +85,7 @@ class BenchTable:
         return {
             "bench": self.bench,
             "title": self.title,
+            "columns": [asdict(column) for column in self.columns],
             "machine": self.machine,
             "settings": self.settings,
             "rows": list(self.rows),
@@ -96,6 +99,24 @@ class BenchTable:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return target
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike[str]) -> BenchTable:
+        """Return the table that ``to_json`` wrote.
+
+        Raises:
+            InputError: the file is not there, or holds something else.
+        """
+        try:
+            told = json.loads(Path(path).read_text(encoding="utf-8"))
+            columns = tuple(Column(**column) for column in told.pop("columns"))
+            rows, notes = tuple(told.pop("rows")), tuple(told.pop("notes"))
+            return cls(columns=columns, rows=rows, notes=notes, **told)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(
+                f"{os.fspath(path)} is no table that vivit-lab bench wrote ({type(error).__name__}: {error}); make it "
+                "with vivit-lab bench … --out FILE"
+            ) from error
 
     def markdown(self) -> str:
         """Return the table as Markdown, with title and remarks."""

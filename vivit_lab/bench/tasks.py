@@ -14,6 +14,7 @@ from vivit_lab.attribution.rollout import AttentionRollout
 from vivit_lab.bench.backends import attention_call
 from vivit_lab.bench.measure import PeakMeter, sampled
 from vivit_lab.bench.workload import Workload
+from vivit_lab.errors import BackendError
 from vivit_lab.hooks.recorder import record_attention
 
 __all__ = [
@@ -80,7 +81,10 @@ def training_peak(workload: Workload, implementation: str) -> int | None:
 
 
 def attention_seconds(workload: Workload, backends: list[str], repeats: int, backward: bool) -> dict[str, Any]:
-    """Return for each backend its seconds, or as a text why there are none, and how far it is from eager attention."""
+    """Return for each backend its seconds, or as a text why there are none, and how far it is from eager attention.
+
+    The distance is None where eager attention could not be computed.
+    """
     query, key, value = _qkv(workload, backward)
     calls, answers, wanted = {}, {}, None
     for name in ["eager", *(name for name in backends if name != "eager")]:
@@ -90,10 +94,12 @@ def attention_seconds(workload: Workload, backends: list[str], repeats: int, bac
             if backward:
                 torch.autograd.grad(context.sum(), (query, key, value))
         except Exception as error:
-            answers[name] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            said = (str(error).splitlines() or [""])[0]
+            answers[name] = said if isinstance(error, BackendError) else f"{type(error).__name__}: {said}"
             continue
-        wanted = context.detach().float() if wanted is None else wanted
-        answers[name] = {"error": float((context.detach().float() - wanted).abs().max())}
+        found = context.detach().float()
+        wanted = found if name == "eager" else wanted
+        answers[name] = {"error": None if wanted is None else float((found - wanted).abs().max())}
         if name in backends:
             calls[name] = _attention_step(workload, call, (query, key, value), backward)
     for name, seconds in _timed(calls, repeats).items():

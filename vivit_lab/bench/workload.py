@@ -15,6 +15,8 @@ from vivit_lab.errors import BackendError
 from vivit_lab.model.classifier import VivitForVideoClassification
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.model.load import parse_device
+from vivit_lab.model.pruned import heads_left
+from vivit_lab.model.variants import layer_layouts
 
 __all__ = ["Workload", "half_dtype", "run_task"]
 
@@ -76,10 +78,16 @@ class Workload:
         """
         if implementation != "eager":
             return 0
-        entries = self.batch * self.config.num_attention_heads * self.config.grid.num_tokens**2
+        entries = [self.batch * count for count in self.pattern_entries()]
         size = parse_dtype(self.dtype).itemsize
-        kept = self.config.num_hidden_layers * (4 + (size if size != 4 else 0)) if training else 0
-        return entries * (kept + 2 * size + 4)
+        kept = sum(entries) * (4 + (size if size != 4 else 0)) if training else 0
+        return kept + max(entries) * (2 * size + 4)
+
+    def pattern_entries(self) -> list[int]:
+        """Return how many numbers the patterns of one clip have, layer by layer."""
+        config = self.config
+        layouts = enumerate(layer_layouts(config, config.grid))
+        return [layout.scores(heads_left(config, layer), config.num_attention_heads) for layer, layout in layouts]
 
     def describe(self) -> dict[str, Any]:
         """Return shape, device and dtype as JSON-able values."""

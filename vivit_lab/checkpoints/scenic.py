@@ -73,7 +73,7 @@ def read_fields(leaves: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> S
     fields |= {"tubelet_size": kernel.shape[:3], "num_channels": kernel.shape[3], "hidden_size": kernel.shape[4]}
     stages, first = _stages(leaves), _first_block(leaves)
     fields["num_hidden_layers"] = stages.get("Transformer") or stages["SpatialTransformer"]
-    fields["num_attention_heads"] = first["query/kernel"].shape[1]
+    fields["num_attention_heads"] = _heads(leaves)
     fields["qkv_bias"] = "query/bias" in first
     fields["intermediate_size"] = first["Dense_0/kernel"].shape[1]
     if fields["variant"] == "factorized_encoder":
@@ -85,11 +85,26 @@ def read_fields(leaves: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> S
             "'space_time' (the config's model.attention_config.attention_order)"
         )
     fields["classifier"] = "token" if _has_cls(leaves) else "gap"
-    sizes = {match[1]: len(leaves[name]) for name in leaves if (match := _HEAD.fullmatch(name)) and match[2] == "bias"}
+    sizes = _classes(leaves)
     fields["num_labels"] = sum(sizes.values())
-    if len(sizes) > 1:
-        fields["label_groups"] = {name or "": size for name, size in sorted(sizes.items())}
+    if set(sizes) - {""}:
+        order = given.get("label_groups") or {}
+        fields["label_groups"] = dict(order) if order == sizes else sizes
     return ScenicTree(leaves, fields | _sizes(leaves, fields, given))
+
+
+def _classes(leaves: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Return name → classes of each classifier, in the order of the names; the only one has the name ""."""
+    found = {(match[1] or "", match[2]): leaf for name, leaf in leaves.items() if (match := _HEAD.fullmatch(name))}
+    names = sorted({name for name, _ in found})
+    if lone := [name for name in names if not {(name, "kernel"), (name, "bias")} <= set(found)]:
+        listed = ", ".join(_head_path(name) for name in lone)
+        raise ConfigError(f"{listed} of this tree has no kernel or no bias; wanted both, or neither for no classifier")
+    return {name: found[name, "bias"].shape[0] for name in names}
+
+
+def _head_path(name: str) -> str:
+    return f"output_projection_{name}" if name else "output_projection"
 
 
 def _has_cls(leaves: Mapping[str, np.ndarray]) -> bool:
@@ -135,20 +150,40 @@ def _first_block(leaves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return found
 
 
+def _heads(leaves: Mapping[str, np.ndarray]) -> int:
+    """Return how many heads every attention has: another number would have weights of the same shape here."""
+    counts = {name: leaf.shape[1] for name, leaf in leaves.items() if name.endswith("/query/kernel")}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{next(name for name in counts if counts[name] == n)}: {n}" for n in set(counts.values()))
+        raise ConfigError(f"all layers of a ViViT here have as many heads, and those of this tree differ ({listed})")
+    return next(iter(counts.values()))
+
+
+def _positions(leaves: Mapping[str, np.ndarray], stage: str) -> int:
+    """Return how many learned positions a transformer of the tree has, that of CLS included."""
+    name = f"{stage}/posembed_input/pos_embedding"
+    if name not in leaves:
+        raise ConfigError(
+            f"this tree has no {name}: wanted learned positions (positional_embedding='learned_1d'), those that are "
+            "computed are not supported"
+        )
+    return leaves[name].shape[1]
+
+
 def _sizes(leaves: Mapping[str, np.ndarray], fields: dict[str, Any], given: Mapping[str, Any]) -> dict[str, int]:
     """Return num_frames and image_size, from the positions and, where they do not suffice, what was given."""
     frames, rows, columns = fields["tubelet_size"]
     if rows != columns:
         raise ConfigError(f"tubelets of {rows}×{columns} pixels make no square grid, and image_size is one number")
     if fields["variant"] == "factorized_encoder":
-        side = math.isqrt(leaves["SpatialTransformer/posembed_input/pos_embedding"].shape[1] - 1)
-        temporal = leaves.get("TemporalTransformer/posembed_input/pos_embedding")
-        if temporal is not None:
-            return {"image_size": side * rows, "num_frames": (temporal.shape[1] - 1) * frames}
+        side = math.isqrt(_positions(leaves, "SpatialTransformer") - 1)
+        if not fields["spatial_only_baseline"]:
+            times = _positions(leaves, "TemporalTransformer") - 1
+            return {"image_size": side * rows, "num_frames": times * frames}
         if "num_frames" not in given:
             raise ConfigError("a tree without temporal layers does not tell the number of frames: pass num_frames")
         return {"image_size": side * rows, "num_frames": given["num_frames"]}
-    count = leaves["Transformer/posembed_input/pos_embedding"].shape[1] - int(_has_cls(leaves))
+    count = _positions(leaves, "Transformer") - int(_has_cls(leaves))
     choices = [(t, math.isqrt(count // t)) for t in range(1, count + 1) if _is_square(count, t)]
     fits = [
         (t * frames, side * rows)
@@ -251,7 +286,7 @@ def _classifier(tree: ScenicTree) -> dict[str, Tensor]:
     names: Iterable[str] = tree.fields.get("label_groups") or ("",)
     if not tree.fields["num_labels"]:
         return {}
-    paths = [f"output_projection{'_' if name else ''}{name}" for name in names]
+    paths = [_head_path(name) for name in names]
     weights = [_tensor(tree.leaves[f"{path}/kernel"], "").T for path in paths]
     biases = [_tensor(tree.leaves[f"{path}/bias"], "") for path in paths]
     return {"classifier.weight": torch.cat(weights).contiguous(), "classifier.bias": torch.cat(biases)}

@@ -25,7 +25,7 @@ def convert(
     variant: Annotated[str | None, typer.Option(help="The variant, where two look alike.")] = None,
     order: Annotated[str | None, typer.Option(help=_ORDERS)] = None,
     groups: Annotated[
-        str | None, typer.Option(help="Classes of several classifiers side by side, e.g. verb=97,noun=300.")
+        str | None, typer.Option(help="Classes of several classifiers side by side, e.g. noun=300,verb=97.")
     ] = None,
     as_json: Json = False,
     debug: Debug = False,

@@ -21,7 +21,10 @@ def evaluate(
         typer.Option(help="'planted' or 'planted:LEVEL', a directory of videos, a CSV of path and label, or a video."),
     ] = "planted",
     methods: Annotated[
-        str, typer.Option(help="'all', or names with settings: raw,rollout:start_layer=8;head_fusion=max,chefer")
+        str,
+        typer.Option(
+            help="'all' (that suit the model), or names with settings: raw,rollout:start_layer=8;head_fusion=max,chefer"
+        ),
     ] = "all",
     out: Annotated[Path, typer.Option(help="Where parts and report go; a run that was cut off goes on there.")] = Path(
         "vivit-lab-evaluation"
@@ -39,15 +42,20 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Judge attribution methods on clips: localisation, perturbation and sanity, beside controls, with intervals."""
-    from vivit_lab.evaluation import methods_by_name, open_data, write_report
+    from vivit_lab.evaluation import methods_by_name, open_data, suitable_methods, write_report
     from vivit_lab.faithfulness.evaluate import EvaluationPlan
     from vivit_lab.faithfulness.evaluate import evaluate as judge
 
     seed_all(seed)
     chosen = methods_by_name(methods)
     loaded, processor = load(model, device, dtype, quiet=as_json)
+    if methods.strip().lower() == "all":
+        chosen, reasons = suitable_methods(chosen, loaded)
+        for reason in reasons:
+            errors.print(f"left out: {reason}", highlight=False)
     found = open_data(data, loaded.config, processor, count=clips, stride=stride)
     plan = EvaluationPlan(sanity_clips=sanity, batch_size=batch_size, only_correct=not every_clip)
+    plan = plan.for_model(loaded)
     progress = False if as_json else None
     report = judge(loaded, found, chosen, plan=plan, out=out / "parts", workers=workers, progress=progress)
     files: dict[str, Any] = {kind: str(path) for kind, path in write_report(report, out).items()}

@@ -10,11 +10,26 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vivit_lab.errors import GridError, InputError
+from vivit_lab.grid import TokenGrid
 from vivit_lab.hooks.recorder import evaluating
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.model.config import VivitConfig
 from vivit_lab.model.encoder import Encoded, expand_head_mask
 
-__all__ = ["embed_clips", "forward_kept_tokens", "forward_tokens", "take_tokens"]
+__all__ = ["embed_clips", "forward_kept_tokens", "forward_tokens", "require_droppable", "take_tokens"]
+
+
+def require_droppable(config: VivitConfig) -> None:
+    """Refuse a model whose tokens attend in groups along time and space, from which none can be left out.
+
+    Raises:
+        InputError: the model is factorised.
+    """
+    if config.variant != "spacetime":
+        raise InputError(
+            f"tokens of a {config.variant} stand in groups along time and space, and none can be left out: mask or "
+            "paint over them instead of dropping them"
+        )
 
 
 def embed_clips(
@@ -25,7 +40,8 @@ def embed_clips(
 ) -> Float[Tensor, "batch token d_model"]:
     """Return the tokens that enter the first block: CLS and the projected tubelets, each with its position.
 
-    A position is added to its token here, so a token that is kept later still knows its place.
+    In a factorised encoder each time has its own CLS before its tubelets. A position is added to its token here, so a
+    token that is kept later still knows its place.
 
     Args:
         model: a ViViT.
@@ -33,14 +49,9 @@ def embed_clips(
         interpolate_pos_encoding: as for the model's forward.
 
     Raises:
-        InputError: the clips do not fit the model, or it is a factorised encoder, whose layers have other tokens.
+        InputError: the clips do not fit the model.
         GridError: frames or pixels are no whole number of tubelets.
     """
-    if model.config.variant == "factorized_encoder":
-        raise InputError(
-            "a factorized_encoder has a sequence of tokens for each time, so its tokens cannot be exchanged for others "
-            "one by one: change the pixels instead, e.g. Occlusion or Rise"
-        )
     with evaluating(model):
         return model.embed(pixel_values.to(model.device), interpolate_pos_encoding)
 
@@ -49,13 +60,15 @@ def forward_tokens(
     model: VivitModel | VivitForVideoClassification,
     tokens: Float[Tensor, "row token d_model"],
     head_mask: Tensor | None = None,
+    grid: TokenGrid | None = None,
 ) -> Any:
     """Run the blocks, the final LayerNorm and the head on tokens that are embedded already, in evaluation mode.
 
     Args:
         model: a ViViT.
-        tokens: (row, token, d_model), CLS first; any number of them.
+        tokens: (row, token, d_model) as ``embed_clips`` gives them; any number of them under joint attention.
         head_mask: as for the model's forward; 1 keeps.
+        grid: of the clips; None is the configuration's.
 
     Returns:
         The model's ordinary output, whose ``last_hidden_state`` has these tokens only.
@@ -68,8 +81,8 @@ def forward_tokens(
     masks = [None] * len(model.blocks) if mask is None else mask.unbind()
     with evaluating(model):
         for block, share in zip(model.blocks, masks, strict=True):
-            tokens, _ = block(tokens, share)
-        return model.outputs_of(Encoded(model.ln_final(tokens), None, None))
+            tokens, _ = block(tokens, share, grid=grid)
+        return model.outputs_of(Encoded(model.ln_final(tokens), None, None, grid))
 
 
 def forward_kept_tokens(
@@ -108,11 +121,7 @@ def forward_kept_tokens(
         >>> halves = torch.tensor([[True] * 4 + [False] * 4, [False] * 4 + [True] * 4])
         >>> forward_kept_tokens(model, tokens, halves, rows=[0, 0]).logits
     """
-    if model.config.variant != "spacetime":
-        raise InputError(
-            f"tokens of a {model.config.variant} stand in groups along time and space, and none can be left out: mask "
-            "them instead of dropping them"
-        )
+    require_droppable(model.config)
     tokens = clips
     if clips.ndim == 5:
         tokens = embed_clips(model, clips, interpolate_pos_encoding=interpolate_pos_encoding)

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
@@ -78,6 +78,17 @@ class EvaluationPlan:
         if len(set(names)) < len(names):
             raise ConfigError(f"two curves of one region and baseline would share a name; got {names}")
 
+    def for_model(self, model: Model) -> EvaluationPlan:
+        """Return the plan as the model can be judged: tokens of a factorised one, which cannot be dropped, are blurred.
+
+        A curve that would then have the region and baseline of one before it is left out.
+        """
+        if model.config.variant == "spacetime":
+            return self
+        curves = [replace(curve, baseline="blur") if curve.baseline == "drop" else curve for curve in self.curves]
+        first = {(curve.region, curve.baseline): curve for curve in reversed(curves)}
+        return replace(self, curves=tuple(curve for curve in curves if curve is first[curve.region, curve.baseline]))
+
 
 def curve_name(curve: Perturbation, number: int) -> str:
     """Return what is added to the metrics of a plan's curve: nothing for the first."""
@@ -117,7 +128,7 @@ def evaluate(
         data: the clips, with the evidence where it is known: without, there is no localisation.
         methods: attribution methods, called as ``(model, pixel_values, target)``; a mapping names them, else
             ``label_of`` does.
-        plan: what to measure.
+        plan: what to measure; None is the default ``for_model``.
         out: a directory for the parts; it may hold those of the same run that was cut off.
         workers: processes, each with one thread, where the model is on the CPU and small.
         progress: show a bar; None shows it on a terminal.
@@ -127,7 +138,7 @@ def evaluate(
             several workers are asked for with a model that is not on the CPU.
         ConfigError: ``out`` holds the parts of another run.
     """
-    plan = plan or EvaluationPlan()
+    plan = plan or EvaluationPlan().for_model(model)
     named = dict(methods) if isinstance(methods, Mapping) else {label_of(method): method for method in methods}
     if not named or not len(data) or (not isinstance(methods, Mapping) and len(named) < len(methods)):
         raise InputError(f"wanted clips and differently named methods, got {len(data)} clips and {list(named)}")

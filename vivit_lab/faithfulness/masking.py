@@ -13,7 +13,7 @@ from torch import Tensor
 from vivit_lab.attribution.forwards import check_positive
 from vivit_lab.errors import InputError
 from vivit_lab.faithfulness.baselines import baseline_clips, check_removal
-from vivit_lab.faithfulness.dropping import embed_clips, forward_tokens, take_tokens
+from vivit_lab.faithfulness.dropping import embed_clips, forward_tokens, require_droppable, take_tokens
 from vivit_lab.grid import TokenGrid
 from vivit_lab.hooks.inputs import as_pixel_values
 from vivit_lab.hooks.recorder import evaluating
@@ -123,7 +123,7 @@ class CleanClips:
         mask = expand_head_mask(head_mask, len(model.blocks), len(pixels), heads, like=like)
         with torch.no_grad():
             tokens = embed_clips(model, pixels, interpolate_pos_encoding=interpolate_pos_encoding)
-            output = forward_tokens(model, tokens, mask)
+            output = forward_tokens(model, tokens, mask, grid)
             bound = bind_target(target, output, model.config)
             if bound.num_clips != len(pixels):
                 raise InputError(f"the target is bound to {bound.num_clips} clips, {len(pixels)} were given")
@@ -158,12 +158,14 @@ class CleanClips:
             Readings (batch, version).
 
         Raises:
-            InputError: an argument is wrong.
+            InputError: an argument is wrong, or tokens of a factorised model are to be dropped.
 
         Cost: one pass through the blocks a version. Memory: ``batch_size`` clips' activations.
         """
         check_positive(batch_size=batch_size)
         check_removal(baseline, blur_sigma)
+        if baseline == "drop":
+            require_droppable(self.model.config)
         wanted = (len(self), self.grid.num_tubelets)
         fits = keep.ndim == 3 and (keep.shape[0], keep.shape[2]) == wanted and keep.shape[1] > 0
         if not fits or keep.dtype != torch.bool:
@@ -191,16 +193,22 @@ class CleanClips:
         return Readings(score, torch.cat(probabilities)[place].reshape(shape) if self.probability else None)
 
     def _read_rows(self, keep: Tensor, clips: Tensor, blank: Tensor | None) -> Readings:
-        tokens, offset = self.tokens.index_select(0, clips), self.grid.offset
+        tokens = self.tokens.index_select(0, clips)
         if blank is None:
-            tokens = take_tokens(tokens, keep, offset)
+            tokens = take_tokens(tokens, keep, self.grid.offset)
         else:
-            whole = torch.cat((keep.new_ones(len(keep), offset), keep), dim=1).unsqueeze(-1)
-            tokens = torch.where(whole, tokens, blank.index_select(0, clips))
+            tokens = torch.where(self._with_cls(keep).unsqueeze(-1), tokens, blank.index_select(0, clips))
         mask = self.head_mask
         if mask is not None and mask.shape[1] > 1:
             mask = mask.index_select(1, clips)
-        return _read(self.target, self.probability, forward_tokens(self.model, tokens, mask), clips)
+        return _read(self.target, self.probability, forward_tokens(self.model, tokens, mask, self.grid), clips)
+
+    def _with_cls(self, keep: Tensor) -> Tensor:
+        """Return (row, token) of (row, tubelet), True where a CLS stands: in front, or in front of each time."""
+        if self.model.config.variant == "factorized_encoder":
+            frames = keep.unflatten(1, (self.grid.t, -1))
+            return torch.cat((frames.new_ones(*frames.shape[:2], 1), frames), dim=2).flatten(1)
+        return torch.cat((keep.new_ones(len(keep), self.grid.offset), keep), dim=1)
 
 
 def check_quantity(quantity: str) -> None:

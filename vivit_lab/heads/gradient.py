@@ -135,9 +135,11 @@ class GradientActivation:
                 return measured.bound(output)
 
             record = record_gradients(model, batch.pixel_values, score)
-            products = torch.stack([record.centres[layer] for layer in layers], dim=1)  # (clip, layer, head, token)
-            helps = -seen[-1].worse * products
-            rows.append((products.abs() if self.reduction == "size" else helps).sum(dim=-1).cpu())
+            # (clip, head, token) each; the layers of a factorised encoder have different tokens
+            products = [record.centres[layer] for layer in layers]
+            helps = -seen[-1].worse
+            parts = [part.abs() if self.reduction == "size" else helps * part for part in products]
+            rows.append(torch.stack([part.sum(dim=-1) for part in parts], dim=1).cpu())
         signed = self.reduction == "signed"
         product = f"⟨context, ∂({seen[-1].bound.unit})/∂(context)⟩"
         return made_importance(

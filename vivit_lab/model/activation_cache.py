@@ -104,7 +104,7 @@ class ActivationCache(CacheReadouts):
             InputError: it was not kept and cannot be computed, or the key means several points.
             OutOfMemoryBudgetError: what would have to be computed does not fit.
         """
-        derived = {name: path for path in self.scales for name in self._derivable(path)}
+        derived = {name: path for path in self._attention_paths() for name in self._derivable(path)}
         held = [*self.tensors, *(name for name in derived if name not in self.tensors)]
         name = resolve_name(key, held, elsewhere=self.points)
         return self.tensors[name] if name in self.tensors else self._derive(name, derived[name])
@@ -156,7 +156,8 @@ class ActivationCache(CacheReadouts):
             cls: whether the CLS token comes first. With neither t, y nor x, it comes alone.
 
         Raises:
-            InputError: the cache has no grid or not all its tokens, there is no CLS token, or a place is outside.
+            InputError: the cache has no grid or not all its tokens, there is no CLS token, a place is outside, or a
+                tensor is not over the tokens of the grid (those of a factorised encoder's layers).
         """
         if self.grid is None or self.tokens is not None:
             raise InputError("at() wants a cache of all tokens of a known grid; this one was cut already, or has none")
@@ -279,15 +280,28 @@ class ActivationCache(CacheReadouts):
 
     def _take(self, name: str, tensor: Tensor, tokens: list[int]) -> Tensor:
         axis = token_axis(name) - (not self.has_batch_dim)
+        assert self.grid is not None, "at() has looked"
+        if tensor.shape[axis] != self.grid.num_tokens:
+            raise InputError(
+                f"at() wants tensors over the {self.grid.num_tokens} tokens of the grid, {name} is over "
+                f"{tensor.shape[axis]}: a layer of a factorised encoder has for each time a CLS and the tubelets, or a "
+                "CLS and a token for each time. Index the tensor of one name"
+            )
         return tensor.index_select(axis, torch.tensor(tokens, device=tensor.device))
 
     def _with_batch(self, name: str) -> Tensor:
         return self.tensors[name] if self.has_batch_dim else self.tensors[name].unsqueeze(0)
 
+    def _attention_paths(self) -> list[str]:
+        """The attention modules: those of joint attention, and all others whose z was kept."""
+        kept = (name.removesuffix(".hook_z") for name in self.tensors if leaf_of(name) == "z")
+        return list(dict.fromkeys((*self.scales, *kept)))
+
     def _derivable(self, path: str) -> list[str]:
         """What could be computed of an attention module from what was kept of it."""
         names = []
-        if self.tokens is None and f"{path}.hook_q" in self.tensors and f"{path}.hook_k" in self.tensors:
+        joint = self.tokens is None and path in self.scales
+        if joint and f"{path}.hook_q" in self.tensors and f"{path}.hook_k" in self.tensors:
             names += [f"{path}.hook_attn_scores", f"{path}.hook_pattern"]
         if self.model is not None and not self.single_token and f"{path}.hook_z" in self.tensors:
             names.append(f"{path}.hook_result")

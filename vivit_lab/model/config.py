@@ -73,7 +73,7 @@ class VivitConfig:
         id2label: class index → name; ``LABEL_n`` where not given.
         problem_type: which loss; None chooses by ``num_labels`` and the labels' dtype.
         attn_implementation: how attention is computed, ``"eager"``, ``"sdpa"`` or ``"flash_attention_2"``; not
-            written to config.json.
+            written to config.json. ``vivit-lab bench attention`` measures the default against the kernels behind it.
         variant: which of the paper's four models, see ``vivit_lab.model.variants``.
         attention_order: which axis a block of ``factorized_self_attention_block`` attends along first,
             ``"time_space"`` or ``"space_time"``.

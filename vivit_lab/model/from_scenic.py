@@ -39,9 +39,9 @@ def from_scenic(
     Trap: scenic's ``patches.size`` is (h, w, t), ``tubelet_size`` here is (t, h, w).
 
     Several classifiers (``output_projection_noun``, ``output_projection_verb``) are put side by side in the order of
-    their names, and ``label_groups`` tells which logits belong to which. Where one classifier holds several groups of
-    classes, as one of EPIC-KITCHENS does, pass ``label_groups={"verb": 97, "noun": 300}`` in the order of the training
-    configuration's ``class_splits``; ``split_logits`` then gives a tensor for each.
+    their names, or of the ``label_groups`` given, which tell what logits belong to which. Where one classifier holds
+    several groups of classes, as the published one of EPIC-KITCHENS does, pass ``label_groups={"noun": 300, "verb":
+    97}`` in the order of the training configuration's ``class_splits``; ``split_logits`` then gives a tensor for each.
 
     Args:
         path_or_tree: a checkpoint file of flax (msgpack), the directory that holds it, an ``.npz``, or a tree of
@@ -62,19 +62,13 @@ def from_scenic(
     tree = read_fields(read_parameters(path_or_tree), config_fields)
     told = {name: tuple(value) if isinstance(value, list) else value for name, value in config_fields.items()}
     wrong = {name: value for name, value in tree.fields.items() if told.get(name, value) != value}
-    wrong.pop("label_groups", None)
     if wrong:
         listed = ", ".join(f"{name}={told[name]!r}, but they tell {value!r}" for name, value in wrong.items())
         raise ConfigError(f"the parameters contradict what was given: {listed}; leave it out")
     fields = {**tree.fields, **config_fields}
-    if fields["num_labels"] == 400 and "id2label" not in fields:
-        fields["id2label"] = dict(enumerate(kinetics400_labels()))
+    if "id2label" not in fields and (names := _names_of(fields)):
+        fields["id2label"] = dict(enumerate(names))
     if "id2label" in fields:
-        fields.pop("num_labels")
-    if "label_groups" in tree.fields and "id2label" not in fields:
-        groups = tree.fields["label_groups"].items()
-        names = [f"{group}_{index}" for group, count in groups for index in range(count)]
-        fields = {**fields, "id2label": dict(enumerate(names))}
         fields.pop("num_labels")
     config = VivitConfig().replace(**fields)
     model, _ = build_model(
@@ -87,3 +81,11 @@ def from_scenic(
     )
     model.name_or_path = None if isinstance(path_or_tree, Mapping) else os.fspath(path_or_tree)
     return model
+
+
+def _names_of(fields: Mapping[str, Any]) -> list[str]:
+    """Return the names of the classes where they are known: of Kinetics-400, or made of the groups' names."""
+    groups = fields.get("label_groups") or {}
+    if groups and sum(groups.values()) == fields["num_labels"]:
+        return [f"{group}_{index}" for group, count in groups.items() for index in range(count)]
+    return list(kinetics400_labels()) if fields["num_labels"] == 400 else []

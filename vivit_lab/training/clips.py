@@ -127,13 +127,14 @@ def split_clips(
 ) -> tuple[list[LabelledClip], list[LabelledClip]]:
     """Return the clips to train on and those to validate on; clips of a split ``"test"`` are in neither.
 
-    Where the data has a split ``"validation"``, that is taken. Else a share of each class is drawn, at least one clip
-    of a class that has two, none of one that has one. The draw depends on the seed and on the order of the clips of a
-    class, and not on other classes.
+    Where the data has a split ``"validation"``, that is taken. Else a share of the videos of each class is drawn, at
+    least one of a class that has two, none of one that has one; all clips of the class in such a video go with it, so
+    that no two stretches of one video tell of each other. The draw depends on the seed and on the order of the clips of
+    a class, and not on other classes.
 
     Args:
         clips: as found.
-        validation: share of each class to validate on, 0 … 1 (1 excluded); 0 for none.
+        validation: share of each class's videos to validate on, 0 … 1 (1 excluded); 0 for none.
         seed: of the draw.
 
     Raises:
@@ -152,9 +153,11 @@ def split_clips(
         classes[clip.label].append(place)
     chosen: set[int] = set()
     for label, places in classes.items():
-        count = min(max(round(validation * len(places)), 1), len(places) - 1)
+        videos = list(dict.fromkeys(rest[place].path for place in places))
+        count = min(max(round(validation * len(videos)), 1), len(videos) - 1)
         generator = np.random.default_rng([seed, crc32(label.encode())])
-        chosen.update(generator.permutation(places)[:count].tolist())
+        held = {videos[number] for number in generator.permutation(len(videos))[:count]}
+        chosen.update(place for place in places if rest[place].path in held)
     return (
         [clip for place, clip in enumerate(rest) if place not in chosen],
         [clip for place, clip in enumerate(rest) if place in chosen],

@@ -61,8 +61,8 @@ class TrainingConfig:
         betas: AdamW's averaging of the gradient and of its square.
         max_grad_norm: the gradient's norm is cut to this; None leaves it. The paper: 1.
         label_smoothing: share of each label that is spread over all classes, 0 … 1. The paper: none, or 0.2 to 0.3.
-        stochastic_depth: rate at which the last block's branches are left out, 0 … 1, falling linearly to 0 at the
-            first. The paper: none, or 0.2 to 0.3.
+        stochastic_depth: rate at which the last block's branches are left out, 0 … 1 (1 excluded), falling linearly to
+            0 at the first. The paper: none, or 0.2 to 0.3.
         rescale_kept: whether stochastic depth divides the branches that stay by the share that stays. The paper's own
             code does not.
         mixup: α of mixup; 0 for none. The paper: none, or 0.1 to 0.3.
@@ -123,9 +123,11 @@ class TrainingConfig:
                 raise ConfigError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if self.warmup_steps >= self.steps:
             raise ConfigError(f"warmup_steps={self.warmup_steps} must be fewer than steps={self.steps}")
-        for name in ("final_learning_rate", "label_smoothing", "stochastic_depth"):
+        for name in ("final_learning_rate", "label_smoothing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must lie in 0 … 1, got {getattr(self, name)!r}")
+        if not 0 <= self.stochastic_depth < 1:
+            raise ConfigError(f"stochastic_depth must lie in 0 … 1 (1 excluded), got {self.stochastic_depth!r}")
         for name in ("weight_decay", "mixup"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} must not be negative, got {getattr(self, name)!r}")

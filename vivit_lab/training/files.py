@@ -44,7 +44,7 @@ class RunFiles:
             ConfigError: its configuration was another.
         """
         log, newest = self.directory / "log.jsonl", (self.checkpoints or [None])[-1]
-        if not resume and (newest is not None or log.exists()):
+        if not resume and (newest is not None or (log.exists() and log.stat().st_size)):
             raise InputError(
                 f"{self.directory} holds a training run: continue it (resume=True), or name another directory"
             )

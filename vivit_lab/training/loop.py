@@ -98,9 +98,9 @@ def train(
     files = RunFiles(Path(out), config)
     newest = files.newest(resume=resume)
     accelerator.wait_for_everyone()  # all have looked before anything is written
-    if accelerator.is_main_process:
-        files.prepare(newest)
-    with prepared(model, config):
+    with prepared(model, config):  # what it refuses leaves no run behind
+        if accelerator.is_main_process:
+            files.prepare(newest)
         wrapped, optimizer = accelerator.prepare(model, make_optimizer(model, config))
         first, seconds = 0, 0.0
         if newest is not None:

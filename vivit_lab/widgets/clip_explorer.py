@@ -134,6 +134,8 @@ class ClipExplorer(ExplorerTraits):
             return (ATTENTION, self.shown_query, self.direction, head)
         method = self.methods[self.method]
         query = self.query if "queries" in arguments_of(method) else None
+        if query == self._home and not self.record.grid.cls:
+            query = None  # no token is locked: the method starts from what the classifier reads, the mean of all
         return (self.method, query, None if is_agnostic(method) else self.target)
 
     def _ask_now(self) -> None:

@@ -295,7 +295,7 @@ class CompareExplorer(LabWidget):
     @traitlets.validate("left_mask", "right_mask")
     def _check_mask(self, proposal: Any) -> HeadMask | None:
         config = self.sides[_NAMES.index(proposal.trait.name.partition("_")[0])].model.config
-        wanted = (config.num_hidden_layers, config.num_attention_heads)
+        wanted = (config.num_attention_layers, config.num_attention_heads)
         if proposal.value is None:
             return None
         try:

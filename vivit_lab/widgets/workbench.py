@@ -210,7 +210,7 @@ class Workbench(ipywidgets.VBox):
 
     def _make_lens(self, task: Task) -> Callable[[], Any]:
         lens = logit_lens(self.model, self.clip)
-        layers = self.model.config.num_hidden_layers
+        layers = self.model.config.num_attention_layers
         return lambda: LogitLensStrip(lens, layers=layers)
 
     def _make_trust(self, task: Task) -> Callable[[], Any]:
@@ -231,7 +231,7 @@ class Workbench(ipywidgets.VBox):
         config = self.model.config
         corruption = ipywidgets.Dropdown(options=list(_CORRUPTIONS), description="Corrupt by")
         slabs = ipywidgets.BoundedIntText(1, min=1, max=config.grid.t, description="Time slabs")
-        heads = config.num_hidden_layers * config.num_attention_heads
+        heads = config.num_attention_layers * config.num_attention_heads
         note = ipywidgets.Label(f"{heads} heads, a pass from the head's layer on for each head and slab")
 
         def start(_: Any) -> None:
