@@ -67,7 +67,7 @@ def forward_backward(model, pixels, labels):
 
 def test_importance_by_gradients_costs_little_more_than_forward_and_backward(planted):
     model, pixels, labels = planted
-    methods = (MichelImportance(), FisherImportance())
+    methods = (MichelImportance(), FisherImportance(), GradientActivation())
     calls = {"forward + backward": lambda: forward_backward(model, pixels, labels)} | {
         type(method).__name__: (lambda method=method: method(model, (pixels, labels), progress=False))
         for method in methods

@@ -29,6 +29,7 @@ HUB_ID = "vivit-lab/dinov2-vits14-vivit16"
 PLANTED = "models/planted_vivit"
 PLANTED_HUB_ID = "vivit-lab/planted-vivit"
 REPORT = "reports/planted_level3.json"
+HEADS = "reports/planted_heads.json"
 SCRIPT = "python -m tests.golden.make_bundled"
 
 PREPROCESSOR = {
@@ -121,6 +122,7 @@ def make_manifest(data: Path) -> dict:
         **{f"{PLANTED}/{name}": PLANTED_RIGHTS for name in PLANTED_FILES},
         REPORT: {**OWN_RIGHTS, "made_by": "vivit-lab evaluate --data planted"},
         REPORT.replace(".json", ".csv"): {**OWN_RIGHTS, "made_by": "vivit-lab evaluate --data planted"},
+        HEADS: {**OWN_RIGHTS, "made_by": "python -m tests.golden.make_head_study"},
         CLIP: CLIP_RIGHTS,
         PICTURE: {
             **CLIP_RIGHTS,
@@ -153,6 +155,12 @@ def make_manifest(data: Path) -> dict:
     return {**models, "clip": CLIP, "files": files}
 
 
+def write_manifest(data: Path) -> None:
+    """Describe every file of ``data`` in its manifest.json."""
+    text = json.dumps(make_manifest(data), indent=2, ensure_ascii=False) + "\n"
+    (data / "manifest.json").write_text(text, encoding="utf-8")
+
+
 def _screenshot_rights(path: Path) -> dict[str, str]:
     made = {"made_by": "python -m tests.golden.make_screenshots"}
     if path.name.startswith("head_explorer"):  # over a planted clip, whose photographs are free
@@ -170,8 +178,7 @@ def main() -> None:
     if not options.only_manifest:
         make_model(options.shared / "weights" / "dinov2_vits14_fp16.safetensors", options.data / MODEL)
         make_clip(options.shared / "clips" / "samoyed_1080p_vfr.mp4", options.data / CLIP)
-    manifest = make_manifest(options.data)
-    (options.data / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    write_manifest(options.data)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from tests.model.tiny import clips
 from vivit_lab.errors import InputError
 from vivit_lab.heads.roles import ROLES, head_roles
 from vivit_lab.interventions.ablation_effects import AblationEffects, CausalTemporalScore
+from vivit_lab.interventions.corruptions import FreezeFrame
 from vivit_lab.interventions.effects import EffectTable
 
 
@@ -31,9 +32,29 @@ def test_roles_follow_effect_and_temporal_score():
     assert row["effect_low"] <= row["effect_mean"] <= row["effect_high"] < 0 < row["temporal_low"]
     assert row["temporal_q"] <= 0.05
     assert len(found.to_pandas()) == 4
-    assert "1 motion, 1 place, 2 nothing" in repr(found)
+    assert "1 motion, 1 place, 0 undecided, 2 nothing" in repr(found)
     assert "false discoveries ≤ 0.05" in found._repr_html_()
     assert len(found.plot().axes) == 2
+
+
+def test_place_wants_an_effect_on_the_clip_standing_still():
+    noise = torch.randn(20, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    effects = table([[-0.3]], noise=0.1)
+    temporal = replace(effects, effect=0.3 + 2 * noise)  # too noisy to be found, and no effect is left without it
+    found = head_roles(effects, temporal)
+    assert found.roles == [["undecided"]]
+    assert torch.equal(found.still.effect, effects.effect + temporal.effect)
+    assert found.still.what == "test, standing still"
+    assert found.rows()[0]["still_q"] > 0.05 >= found.rows()[0]["effect_q"]
+
+
+def test_the_still_effects_of_a_model_are_those_of_its_frozen_clips():
+    model, pixels = model_of(), clips(3)
+    by = AblationEffects(mode="mean", over="tokens", progress=False)
+    found = head_roles(by(model, pixels, 1), CausalTemporalScore(by)(model, pixels, 1))
+    frozen = FreezeFrame()(pixels)
+    wanted = by(model, frozen, 1, reference=frozen).effect.reshape_as(found.still.effect)
+    assert torch.allclose(found.still.effect, wanted, atol=1e-6)
 
 
 def test_the_tables_of_a_model_are_taken():

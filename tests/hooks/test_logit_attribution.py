@@ -85,6 +85,66 @@ def test_the_splits_agree_and_are_the_naive_ones(model):
     assert biases.abs().sum() > 0
 
 
+@pytest.mark.parametrize("by", ["layer", "head"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"variant": "factorized_encoder"},
+        {"variant": "factorized_encoder", "spatial_only_baseline": True},
+        {"variant": "factorized_self_attention_block"},
+        {"variant": "factorized_dot_product_attention"},
+    ],
+)
+def test_shares_sum_to_the_logit_in_the_factorised_models(by, fields):
+    model, pixels = make(**fields), clips()
+    shares = direct_logit_attribution(model, pixels, 2, by=by, centred=False)
+    with torch.no_grad():
+        torch.testing.assert_close(shares.total, model(pixels).logits[:, 2], rtol=1e-5, atol=1e-6)
+    assert (shares.remainder.abs() <= 1e-5 * shares.values.abs().sum(1)).all()
+    temporal = len(fields) == 1 and fields["variant"] == "factorized_encoder"
+    assert shares.labels[0] == ("3_resid_pre" if temporal else "embed")
+    if by == "head":
+        assert shares.heads[:, :3].isnan().all() == temporal
+        assert not shares.heads[:, 3 * temporal :].isnan().any()
+
+
+@pytest.mark.parametrize("variant", ["factorized_encoder", "factorized_self_attention_block"])
+def test_a_share_is_what_the_logit_loses_with_its_head(variant):
+    model, pixels = make(variant=variant), clips()
+    layer = len(model.blocks) - 1
+    shares = direct_logit_attribution(model, pixels, 2, centred=False)
+    still = ["ln_final.hook_scale", f"blocks.{layer}.hook_mlp_out"]  # the direct path alone
+    with torch.no_grad():
+        _, cache = model.run_with_cache(pixels, names_filter=still)
+        hold = [(name, lambda value, hook: cache[hook.name]) for name in still]
+        without = model.run_with_hooks(pixels, fwd_hooks=[(f"blocks.{layer}.attn.hook_result", drop), *hold])
+    torch.testing.assert_close(shares.share(f"L{layer}H1"), shares.total - without.logits[:, 2], rtol=1e-4, atol=1e-5)
+
+
+def drop(result, hook):
+    """Take head 1's contribution away."""
+    result = result.clone()
+    result[:, :, 1] = 0
+    return result
+
+
+@pytest.mark.parametrize("by", ["layer", "head"])
+def test_edited_results_are_what_is_split(model, by):
+    pixels = clips()
+    plain = direct_logit_attribution(model, pixels, 2, by=by, centred=False)
+    with model.hooks([("blocks.1.attn.hook_result", drop)]):
+        shares = direct_logit_attribution(model, pixels, 2, by=by, centred=False)
+        with torch.no_grad():
+            torch.testing.assert_close(shares.total, model(pixels).logits[:, 2], rtol=1e-5, atol=1e-6)
+    assert (shares.remainder.abs() <= 1e-5 * shares.values.abs().sum(1)).all()
+    if by == "head":
+        assert not shares.share("L1H1").any()
+        assert plain.share("L1H1").abs().min() > 1e-4
+        with model.hooks([("blocks.1.attn.hook_result", lambda result, hook: None)]):  # a hook that only looks
+            seen = direct_logit_attribution(model, pixels, 2, by=by, centred=False)
+        torch.testing.assert_close(seen.values, plain.values, rtol=1e-4, atol=1e-5)
+
+
 def test_the_predicted_class_is_the_default():
     model, pixels = make(), clips()
     shares = direct_logit_attribution(model, pixels, centred=False)
@@ -108,8 +168,13 @@ def test_what_has_no_sum_is_refused():
         direct_logit_attribution(model, pixels, by="neuron")
     with pytest.raises(InputError, match="no linear classifier, so there is no logit to split"):
         direct_logit_attribution(make(num_labels=0), pixels)
-    with pytest.raises(InputError, match="a factorised encoder starts anew"):
-        direct_logit_attribution(make(variant="factorized_encoder"), pixels)
+    for variant in ({}, {"spatial_only_baseline": True}):
+        with pytest.raises(InputError, match="by='token' wants heads that read the whole grid, which a factorised"):
+            direct_logit_attribution(make(variant="factorized_encoder", **variant), pixels, by="token")
+    for what in ("z", "result"):
+        edit = model.hooks([(f"blocks.1.attn.hook_{what}", lambda value, hook: value * 0.5)])
+        with pytest.raises(InputError, match=r"or a hook changes its pattern, z or result: use by='head'"), edit:
+            direct_logit_attribution(model, pixels, by="token")
     hooks = [("blocks.1.attn.hook_pattern", lambda value, hook: value * 0.5)]
     with pytest.raises(InputError, match=r"by='token' wants plain attention .* use by='head'"), model.hooks(hooks):
         direct_logit_attribution(model, pixels, by="token")

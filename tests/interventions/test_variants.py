@@ -11,7 +11,6 @@ from vivit_lab.interventions.activation_patching import ActivationPatching
 from vivit_lab.interventions.attribution_patching import AttributionPatching
 from vivit_lab.interventions.knockout import knock_out
 from vivit_lab.interventions.patch import patch
-from vivit_lab.interventions.path_patching import PathPatching
 from vivit_lab.interventions.tokens import Region
 
 VARIANTS = ["factorized_encoder", "factorized_self_attention_block", "factorized_dot_product_attention"]
@@ -75,5 +74,3 @@ def test_what_a_variant_lacks_is_an_error():
         knock_out(blocks, "later_to_earlier")(clips())
     with pytest.raises(InputError, match="there is no hook point"):
         knock_out(split, "later_to_earlier")
-    with pytest.raises(InputError, match="one residual stream of all tokens"):
-        PathPatching([(0, 0)])(blocks, clips(), clips(), TARGET)

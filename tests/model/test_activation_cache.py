@@ -39,6 +39,60 @@ def test_reading_changes_nothing_and_sees_everything(model, pixels):
     assert "blocks.0.attn.hook_pattern" not in cache
 
 
+def halve_in_place(value, hook):
+    value.mul_(0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({}, sorted(NAMES)),
+        ({"pos_slice": [0, 2]}, ["blocks.1.hook_resid_pre"]),
+        ({"incl_bwd": True}, ["blocks.1.hook_resid_pre", "blocks.1.attn.hook_q", "blocks.2.hook_resid_post"]),
+    ],
+)
+def test_a_hook_that_writes_in_place_leaves_what_was_kept_before_it(model, pixels, options, names):
+    for name in names:
+        with torch.no_grad(), model.hooks([(name, lambda value, hook: value * 0.5)]):
+            _, want = model.run_with_cache(pixels, **options)
+        with torch.no_grad(), model.hooks([(name, halve_in_place)]):
+            _, got = model.run_with_cache(pixels, **options)
+        assert set(got) == set(want)
+        for point, value in want.items():
+            assert torch.equal(got[point], value), (name, point)
+
+
+@pytest.mark.parametrize("kind", ["forward_hook", "forward_pre_hook"])
+def test_pytorchs_own_hooks_that_write_in_place_do_not_reach_it_either(model, pixels, kind):
+    with torch.no_grad():
+        _, want = model.run_with_cache(pixels, names_filter="blocks.0.hook_resid_post")
+        block = model.blocks[1]
+        handle = (
+            block.ln1.register_forward_hook(lambda module, args, output: halve_in_place(args[0], None))
+            if kind == "forward_hook"
+            else block.register_forward_pre_hook(lambda module, args: halve_in_place(args[0], None))
+        )
+        with handle:
+            _, got = model.run_with_cache(pixels, names_filter="blocks.0.hook_resid_post")
+    assert torch.equal(got["resid_post", 0], want["resid_post", 0])
+
+
+def test_a_cache_is_apart_from_input_and_output(pixels):
+    model = make()
+    with torch.no_grad():
+        stream = model.run_with_hooks(pixels, stop_at_layer=1)
+        before = stream.clone()
+        end, cache = model.run_with_cache(stream, start_at_layer=1, stop_at_layer=2)
+        output, whole = model.run_with_cache(pixels, output_hidden_states=True)
+        kept = {name: value.clone() for name, value in whole.items()}
+        last = end.clone()
+    for tensor in (stream, end, *output.hidden_states, output.logits):
+        tensor.zero_()
+    assert torch.equal(cache["resid_pre", 1], before)
+    assert torch.equal(cache["resid_post", 1], last)
+    assert all(torch.equal(value, kept[name]) for name, value in whole.items())
+
+
 @pytest.mark.parametrize("what", LARGE)
 def test_what_was_not_kept_is_computed_when_asked(model, pixels, what):
     with torch.no_grad():

@@ -1,8 +1,9 @@
-"""What each head carries: motion, what one frame shows as well, or nothing that could be found."""
+"""What each head carries: motion, what one frame shows as well, either, or nothing that could be found."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,10 +22,11 @@ __all__ = ["ROLES", "HeadRoles", "head_roles"]
 #: Role → what it means.
 ROLES = {
     "motion": "needed more for the clip than for the clip standing still",
-    "place": "needed, and as much for what one frame shows",
+    "place": "needed for the clip standing still as well, and no more for the moving one that could be found",
+    "undecided": "needed for the clip, but whether for motion or for what one frame shows was not found",
     "nothing": "no effect was found, which does not prove that there is none",
 }
-_COLOURS = {"motion": "#0b62b8", "place": "#d1701c", "nothing": "#a0a0a0"}
+_COLOURS = {"motion": "#0b62b8", "place": "#d1701c", "undecided": "#5a5a5a", "nothing": "#a0a0a0"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +43,18 @@ class HeadRoles:
     temporal: EffectTable
     rate: float
 
+    @cached_property
+    def still(self) -> EffectTable:
+        """The effects of ablating each head on the clips standing still (ablated − intact)."""
+        what = f"{self.effects.what}, standing still"
+        return replace(self.effects, effect=self.effects.effect + self.temporal.effect, what=what)
+
     @property
     def roles(self) -> list[list[str]]:
         """For each layer, the role of each head."""
         motion = (self.temporal.q <= self.rate) & (self.temporal.mean > 0)
-        needed = (self.effects.q <= self.rate) & (self.effects.mean < 0)
-        code = torch.where(motion, 0, torch.where(needed, 1, 2)).tolist()
+        still, needed = ((table.q <= self.rate) & (table.mean < 0) for table in (self.still, self.effects))
+        code = torch.where(motion, 0, torch.where(still, 1, torch.where(needed, 2, 3))).tolist()
         names = list(ROLES)
         return [[names[value] for value in row] for row in code]
 
@@ -70,10 +78,10 @@ class HeadRoles:
         ]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a dict for each head: layer, head, role, and effect and temporal score with interval and q-value."""
+        """Return a dict for each head: layer, head, role; effect (still: standing still) and temporal score with q."""
         columns = {
             f"{prefix}{name}": column.flatten().tolist()
-            for prefix, table in (("effect_", self.effects), ("temporal_", self.temporal))
+            for prefix, table in (("effect_", self.effects), ("still_", self.still), ("temporal_", self.temporal))
             for name, column in (("mean", table.mean), ("low", table.low), ("high", table.high), ("q", table.q))
         }
         return [row | {name: column[at] for name, column in columns.items()} for at, row in enumerate(self._named())]
@@ -113,7 +121,7 @@ class HeadRoles:
         axes.flat[-1].set_xticks(range(len(rows)), [f"{row['layer']}.{row['head']}" for row in rows], rotation=90)
         axes.flat[-1].set_xlabel("layer.head", fontsize=9)
         handles = [axes.flat[0].plot([], [], "o", color=colour)[0] for colour in _COLOURS.values()]
-        figure.legend(handles, list(_COLOURS), loc="outside upper center", ncols=3, fontsize=9, frameon=False)
+        figure.legend(handles, list(_COLOURS), loc="outside upper center", ncols=4, fontsize=9, frameon=False)
         return figure
 
     def __repr__(self) -> str:
@@ -135,8 +143,8 @@ class HeadRoles:
 def head_roles(effects: EffectTable, temporal: EffectTable, *, rate: float = 0.05) -> HeadRoles:
     """Say what each head carries, with false discoveries held to ``rate`` in each table (Benjamini & Hochberg 1995).
 
-    ``"motion"``: its causal temporal score is above 0. ``"place"``: else, if ablating it lowers the target.
-    ``"nothing"``: neither was found.
+    ``"motion"``: its causal temporal score is above 0. ``"place"``: else, if ablating it lowers the target of the clip
+    standing still. ``"undecided"``: else, if it lowers that of the clip. ``"nothing"``: none was found.
 
     Args:
         effects: of ``AblationEffects``, axes layer and head.

@@ -23,18 +23,16 @@ from vivit_lab.model.activation_cache import ActivationCache
 from vivit_lab.model.attention import Attention
 from vivit_lab.model.classifier import VivitForVideoClassification
 from vivit_lab.model.encoder import expand_head_mask
+from vivit_lab.model.factorized import TemporalBlock
 from vivit_lab.model.hook_names import layer_of, leaf_of
 from vivit_lab.model.logit_lens import readout_weights
 from vivit_lab.model.pruned import take_heads
+from vivit_lab.model.variants import layer_layouts
 from vivit_lab.video.clip import Clip
 
 __all__ = ["direct_logit_attribution"]
 
-_KEPT = {
-    "layer": ("embed", "pos_embed", "attn_out", "mlp_out", "scale"),
-    "head": ("embed", "pos_embed", "z", "mlp_out", "scale"),
-    "token": ("embed", "pos_embed", "q", "k", "v", "z", "mlp_out", "scale"),
-}
+_WRITTEN = {"layer": ("attn_out", "mlp_out"), "head": ("z", "mlp_out"), "token": ("z", "mlp_out")}
 
 
 def direct_logit_attribution(
@@ -57,7 +55,9 @@ def direct_logit_attribution(
     c_t = Σ_s A_ts W_o v_s.
 
     Args:
-        model: a ViViT with a classifier whose residual stream is one sum (any variant but the factorised encoder).
+        model: a ViViT with a linear classifier. Of a factorised encoder, the temporal layers' stream is split, which
+            begins with ``"3_resid_pre"`` (3 spatial layers): the CLS token and its position. The spatial layers reach
+            the classifier through temporal heads alone, in whose shares theirs are.
         pixel_values: (batch, frames, channels, height, width), or prepared clips.
         target: the class, one for each clip, or None for each clip's predicted class.
         by: ``"layer"`` (embeddings, attention and MLP of each layer), ``"head"`` (attention head by head) or
@@ -73,34 +73,32 @@ def direct_logit_attribution(
         model that reads the mean of its tokens computes all patterns once more, in blocks.
 
     Raises:
-        InputError: the clips or classes do not fit, the model has no linear classifier, its residual stream is not one
-            sum, or ``by`` is not known.
+        InputError: the clips or classes do not fit, the model has no linear classifier, ``by`` is not known, or it is
+            ``"token"`` where heads do not read the whole grid, or where hooks change what they wrote.
 
     Example:
         >>> shares = direct_logit_attribution(model, clip, by="head")
         >>> shares.heads.shape  # clip, layer, head
         torch.Size([1, 12, 12])
     """
-    if by not in _KEPT:
-        raise InputError(f"by={by!r} is not known; choose one of {', '.join(_KEPT)}")
-    if getattr(model.config, "variant", None) == "factorized_encoder":
-        raise InputError(
-            "a factorised encoder starts anew between its two stages, so its residual stream is not one sum"
-        )
+    if by not in _WRITTEN:
+        raise InputError(f"by={by!r} is not known; choose one of {', '.join(_WRITTEN)}")
+    if by == "token" and model.config.variant == "factorized_encoder":
+        raise InputError("by='token' wants heads that read the whole grid, which a factorised encoder's do not")
     given = as_pixel_values(pixel_values).values.to(model.device)
     grid = model.grid_of(given, interpolate_pos_encoding)
     forward = {"head_mask": head_mask, "interpolate_pos_encoding": interpolate_pos_encoding}
     with evaluating(model), torch.no_grad(), full_precision(model.device):
-        weights = readout_weights(model, grid.num_tokens, grid)
+        weights = readout_weights(model, layer_layouts(model.config, grid)[-1].tokens, grid)
         read = weights.nonzero().flatten().tolist()  # the tokens that the classifier reads: CLS alone, or all
         kept = {"pos_slice": read} if by != "token" else {}
-        output, cache = model.run_with_cache(
-            given, names_filter=lambda name: leaf_of(name) in _KEPT[by], **kept, **forward
-        )
+        points = _stream_points(model, by)
+        names = [*points, *_head_points(model, points, by), "ln_final.hook_scale"]
+        output, cache = model.run_with_cache(given, names_filter=names, **kept, **forward)
         aim = _aim(model, output.logits, target, against, centred=centred)
         pulled = _pulled_back(model, cache, aim.direction, weights, read, cut=by != "token")
         mask = expand_head_mask(head_mask, len(model.blocks), len(given), model.config.num_attention_heads, like=pulled)
-        parts = _Parts(model, cache, pulled, read, mask)
+        parts = _Parts(model, cache, points, pulled, read, mask)
         labels, values, constant, by_token = parts.split(by)
         norm_bias = (aim.direction * model.ln_final.bias.float()).sum(dim=-1)
     return LogitAttribution(
@@ -116,6 +114,22 @@ def direct_logit_attribution(
         model_id=cache.model_id,
         provenance=record_provenance(model, model.dtype),
     )
+
+
+def _stream_points(model: Any, by: str) -> list[str]:
+    """The points of the residual stream that the classifier reads: where it begins, and what layers write into it."""
+    first = next((layer for layer, block in enumerate(model.blocks) if isinstance(block, TemporalBlock)), None)
+    begin = ("hook_embed", "hook_pos_embed") if first is None else (f"blocks.{first}.hook_resid_pre",)
+    written = [name for name in model.hook_names if leaf_of(name) in _WRITTEN[by]]
+    return [*begin, *(name for name in written if (layer_of(name) or 0) >= (first or 0))]
+
+
+def _head_points(model: Any, points: list[str], by: str) -> list[str]:
+    """The points that heads are split with: q, k and v by source token; results where hooks may change them."""
+    paths = [name.rpartition(".")[0] for name in points if leaf_of(name) == "z"]
+    if by == "token":
+        return [f"{path}.hook_{what}" for path in paths for what in "qkv"]
+    return [f"{path}.hook_result" for path in paths if model.get_submodule(path).hook_result.edited]
 
 
 class _Aim(NamedTuple):
@@ -169,6 +183,7 @@ class _Parts:
     Args:
         model: the model.
         cache: what it wrote; at the tokens read alone, unless shares are split by source token.
+        points: see ``_stream_points``.
         pulled: (batch, token read, d_model), see ``_pulled_back``.
         read: the tokens that the classifier reads.
         mask: (layers, batch or 1, heads, 1, 1) or None.
@@ -176,6 +191,7 @@ class _Parts:
 
     model: Any
     cache: ActivationCache
+    points: list[str]
     pulled: Tensor
     read: list[int]
     mask: Tensor | None
@@ -184,12 +200,12 @@ class _Parts:
         """Return labels, shares (batch, component), the output biases' share (batch,) and shares by source token."""
         labels, values, sources = [], [], []
         constant = self.pulled.new_zeros(len(self.pulled))
-        for name in self.cache.points:
+        for name in self.points:
             what, layer = leaf_of(name), layer_of(name)
-            if what in ("embed", "pos_embed", "mlp_out") or (what == "attn_out" and by == "layer"):
+            if what != "z" or layer is None:
                 labels.append(what if layer is None else f"{layer}_{what}")
                 values.append(self._written(name)[:, None])
-            elif what == "z" and by != "layer" and layer is not None:
+            else:
                 attention = self.model.get_submodule(name.rpartition(".")[0])
                 constant = constant + (self.pulled * attention.o.bias.float()).sum(dim=(1, 2))
                 shares = self._heads(name, attention) if by == "head" else self._sources(name, attention, layer)
@@ -215,16 +231,20 @@ class _Parts:
         return torch.einsum("btm,mhd->bhtd", self.pulled, weight)
 
     def _heads(self, name: str, attention: Attention) -> Tensor:
+        path = name.rpartition(".")[0]
+        if path in self.cache.fixed_results:  # a hook had the last word on what each head wrote
+            return torch.einsum("bthm,btm->bh", self._at_read(self.cache[f"{path}.hook_result"]), self.pulled)
         context = self._at_read(self.cache[name]).transpose(1, 2)
         return (context * self._into_heads(attention)).sum(dim=(2, 3))
 
     def _sources(self, name: str, attention: Attention, layer: int) -> Tensor:
         """The shares (batch, head, source token) of one layer: only rows that are read, in blocks."""
         path = name.rpartition(".")[0]
-        if path not in self.cache.scales or path in self.cache.fixed_patterns:
+        edited = path in self.cache.fixed_patterns | self.cache.fixed_results or attention.hook_z.edited
+        if path not in self.cache.scales or edited:
             raise InputError(
                 f"by='token' wants plain attention of all tokens to all, as the softmax of q and k; {path} is another "
-                "kind, or a hook changes its pattern: use by='head'"
+                "kind, or a hook changes its pattern, z or result: use by='head'"
             )
         query, key, value = (self.cache[f"{path}.hook_{what}"].transpose(1, 2) for what in "qkv")
         aim = self._into_heads(attention)

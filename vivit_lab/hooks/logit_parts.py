@@ -65,7 +65,7 @@ class LogitAttribution:
 
     @property
     def heads(self) -> Tensor:
-        """(batch, layer, head) shares of the heads; NaN where a head was pruned.
+        """(batch, layer, head) shares of the heads; NaN for pruned ones and a factorised encoder's spatial ones.
 
         Raises:
             InputError: attention was not split into heads.

@@ -15,9 +15,9 @@ from vivit_lab.interventions.base import Hook, check_batch_size, slices_of
 from vivit_lab.interventions.pairs import Pairs
 from vivit_lab.interventions.patch import patch_hook
 from vivit_lab.interventions.patching_result import DIRECTIONS, PatchingResult
-from vivit_lab.interventions.points import Point, chosen_points, part_name, put
+from vivit_lab.interventions.points import Point, chosen_points, put
 from vivit_lab.interventions.runs import cached, quiet, stream_before
-from vivit_lab.model.hook_names import layer_of
+from vivit_lab.model.hook_names import layer_of, leaf_of
 from vivit_lab.progress import progress_bar
 from vivit_lab.video.clip import Clip
 
@@ -47,7 +47,11 @@ class PathPatching:
     Raises:
         InputError: a field has a value that is not known.
 
-    Cost: for each batch and sender one pass from its layer on, and one for each receiver. Meant for few late heads.
+    In a factorised encoder, what leads from the spatial layers to the temporal ones (CLS of each time, LayerNorm)
+    answers to the sender, as all LayerNorms do.
+
+    Cost: for each batch and sender one pass from its layer on (in factorised variants: a whole one), and one for each
+    receiver. Meant for few late heads.
 
     Example:
         >>> method = PathPatching(senders=[(3, 0), (3, 4)], receivers=[(5, 2, "v"), "logits"])
@@ -90,14 +94,11 @@ class PathPatching:
             A result with the axes sender and receiver; NaN where the receiver does not come after the sender.
 
         Raises:
-            InputError: the clips, target or heads do not fit the model, or the model's layers do not follow one
-                residual stream of all tokens (a factorised variant).
+            InputError: the clips, target or heads do not fit the model.
         """
         pairs = Pairs.of(model, clean, corrupt, target, batch_size=self.batch_size, interpolate_pos_encoding=False)
         senders = [chosen_points(model, heads=[pair])[0] for pair in self.senders]
         receivers = [self._point(model, receiver) for receiver in self._receivers]
-        if any(stream_before(model, sender.name) is None for sender in senders):
-            raise InputError("paths are followed through one residual stream of all tokens, which this variant lacks")
         effect = torch.full((len(pairs), len(senders), len(receivers)), torch.nan, dtype=torch.float64)
         batches = list(slices_of(len(pairs), self.batch_size))
         with progress_bar(None, self.progress, "path patching", "sender", total=len(batches) * len(senders)) as bar:
@@ -137,12 +138,12 @@ class _Batch:
         model = pairs.model
         base, source, scores = pairs.sides(direction)
         self.scores = scores[rows].to(model.device)
-        contexts = [part_name(model, layer, "z") for layer in range(len(model.attention_layers))]
-        outputs = [part_name(model, layer, "mlp_out") for layer in range(len(model.blocks))] if hold_mlps else []
-        self.held = contexts + outputs
+        self.pixels = base[rows].to(model.device)
+        parts = ("z", "mlp_out") if hold_mlps else ("z",)
+        self.held = [name for name in model.hook_names if leaf_of(name) in parts]
         points = [*senders, *(point for point in receivers if point is not None)]
-        streams = sorted({str(stream_before(model, point.name)) for point in points})
-        self.base = cached(model, base[rows], [*self.held, *streams], pairs.forward)
+        streams = sorted({stream for point in points if (stream := stream_before(model, point.name)) is not None})
+        self.base = cached(model, self.pixels, [*self.held, *streams], pairs.forward)
         names = list(dict.fromkeys(sender.name for sender in senders))
         self.source = cached(model, source[rows], names, pairs.forward)
 
@@ -182,8 +183,11 @@ class _Batch:
         return hooks
 
     def _run(self, point: Point, hooks: list[Hook]) -> Any:
-        stream = str(stream_before(self.pairs.model, point.name))
+        """Return the output under hooks at a point and behind it, from its layer on where a pass can start there."""
+        stream = stream_before(self.pairs.model, point.name)
         with quiet(self.pairs.model):
+            if stream is None:
+                return self.pairs.model.run_with_hooks(self.pixels, fwd_hooks=hooks, **self.pairs.forward)
             return self.pairs.model.run_with_hooks(self.base[stream], fwd_hooks=hooks, start_at_layer=layer_of(stream))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from threading import get_ident
@@ -26,6 +27,7 @@ from vivit_lab.model.hook_names import (
 )
 from vivit_lab.model.hook_placing import Placed, find_points, place, placing
 from vivit_lab.model.hook_point import HookPoint
+from vivit_lab.model.outputs import ModelOutput
 
 __all__ = ["cached_run", "run_model"]
 
@@ -38,6 +40,7 @@ class _Keeper:
     device: Any
     dtype: Any
     with_gradients: bool
+    copies: bool  # whether something else may write into the tensors after they were kept
     kept: dict[str, Tensor] = field(default_factory=dict)
     on_graph: dict[str, Tensor] = field(default_factory=dict)
     tokens: list[int] | None = None
@@ -51,7 +54,7 @@ class _Keeper:
         alias = tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
         self.kept[point.name] = self.form(point.name, alias)
         self.on_graph[point.name] = alias
-        return alias
+        return alias.clone() if self.copies else alias
 
     def form(self, name: str, tensor: Tensor) -> Tensor:
         tensor = tensor.detach()
@@ -60,7 +63,7 @@ class _Keeper:
             self.tokens, self.single = token_index(self.pos_slice, tensor.shape[axis])
             tensor = tensor.index_select(axis, torch.tensor(self.tokens, device=tensor.device))
             tensor = tensor.squeeze(axis) if self.single else tensor
-        return tensor.to(device=self.device, dtype=self.dtype)
+        return tensor.to(device=self.device, dtype=self.dtype, copy=self.copies and self.pos_slice is None)
 
     def add_gradients(self, total: Tensor) -> None:
         gradients = torch.autograd.grad(total, list(self.on_graph.values()), materialize_grads=True)
@@ -106,7 +109,7 @@ def cached_run(
     if grid is not None:
         _require_memory(model, names, len(_first(inputs, forward)), grid, pos_slice)
     scales, fixed_patterns, fixed_results = _attention_facts(model)
-    keeper = _Keeper(pos_slice, device, dtype, incl_bwd)
+    keeper = _Keeper(pos_slice, device, dtype, incl_bwd, _written_by_others(model))
     with placing(model) as placed, torch.inference_mode(False) if incl_bwd else nullcontext():
         placed += place(model, [(names, keeper.see)], backward=False, owner=get_ident(), reads_only=not incl_bwd)
         if incl_bwd:  # a tensor born in inference mode cannot be part of a graph
@@ -123,7 +126,7 @@ def cached_run(
             f"{'the output' if stop is None else f'the stream before layer {stop}'}"
         )
     cache = ActivationCache(
-        keeper.kept,
+        _apart(keeper.kept, (inputs, output)),
         model,
         grid=grid,
         tokens=keeper.tokens,
@@ -165,6 +168,30 @@ def _attention_facts(model: Any) -> tuple[dict[str, float], frozenset[str], froz
     }
     edited = frozenset(name for name, module in every.items() if module.hook_result.edited)
     return {name: module.scale for name, module in modules.items()}, frozenset(fixed), edited
+
+
+def _written_by_others(model: Any) -> bool:
+    """Whether a hook of this thread, or one of PyTorch's, may write in place into what was kept before it ran."""
+    return any(
+        module.edited if isinstance(module, HookPoint) else module._forward_hooks or module._forward_pre_hooks
+        for module in model.modules()
+    )
+
+
+def _apart(kept: dict[str, Tensor], theirs: Any) -> dict[str, Tensor]:
+    """Copy what shares its memory with the caller's tensors, who may write into them later."""
+    taken = {tensor.untyped_storage()._cdata for tensor in _tensors(theirs)}
+    return {
+        name: tensor.clone() if tensor.untyped_storage()._cdata in taken else tensor for name, tensor in kept.items()
+    }
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list, ModelOutput)):
+        for part in value.to_tuple() if isinstance(value, ModelOutput) else value:
+            yield from _tensors(part)
 
 
 def _require_memory(model: Any, names: list[str], batch: int, grid: TokenGrid, pos_slice: Any) -> None:

@@ -170,8 +170,11 @@ class HookedMixin(nn.Module):
             **forward: as for the model's forward.
 
         Returns:
-            The output and the cache, whose tensors are detached. Memory: 2.1 GB a clip for all of a ViT-B, 9.6 MB for
-            each residual stream, q, k, v or z (float32).
+            The output and the cache, whose tensors are detached and keep what stood at their points: whatever is
+            written in place later, by hooks, into the input or into the output, does not reach them. One tensor at two
+            points (a layer's end, the next one's start) is held once, unless other hooks make copies necessary; clone
+            it before you write into it. Memory: 2.1 GB a clip for all of a ViT-B, 9.6 MB for each residual stream, q,
+            k, v or z (float32).
 
         Raises:
             InputError: there is no such point, the pass does not reach one that was named, or an argument does not fit.
