@@ -11,7 +11,16 @@ import numpy as np
 
 from vivit_lab.colormap import Colormap, choose_colormap, format_range, unit_interval, value_limits
 
-__all__ = ["colour_scale", "facts_table", "report_html", "row_of_tiles", "rows_table", "tile", "tiles"]
+__all__ = [
+    "colour_scale",
+    "facts_table",
+    "frame_tiles",
+    "report_html",
+    "row_of_tiles",
+    "rows_table",
+    "tile",
+    "tiles",
+]
 
 _CELL = 6  # CSS pixels of a tubelet; a large grid gets fewer
 _LARGE_CELL = 14  # where there is one tile alone
@@ -86,14 +95,28 @@ def colour_scale(colormap: Colormap, low: float, high: float, *, signed: bool) -
     )
 
 
-def tile(picture: np.ndarray, label: str, cell: int = _CELL) -> str:
-    """Return one picture (height, width, 3) uint8 with its label below; ``cell`` is its magnification."""
+def frame_tiles(frames: np.ndarray, labels: Sequence[str], most: int = 6) -> str:
+    """Return some frames of a video (frame, height, width, 3) uint8, evenly spaced and small, each with its label."""
+    step = -(-max(frames.shape[1:3]) // _WIDEST)
+    chosen = np.unique(np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int)).tolist()
+    return row_of_tiles(tile(frames[i, ::step, ::step], labels[i], _WIDEST, showing="video at ") for i in chosen)
+
+
+def tile(picture: np.ndarray, label: str, cell: int = _CELL, *, showing: str = "relevance in ") -> str:
+    """Return one picture (height, width, 3) uint8 with its label below.
+
+    Args:
+        picture: the picture.
+        label: the text below.
+        cell: its magnification; less is taken where the tile would be too wide.
+        showing: what stands before the label in the text that replaces the picture.
+    """
     height, width = picture.shape[:2]
     cell = max(1, min(cell, _WIDEST // max(height, width)))
     size = f"width:{width * cell}px;height:{height * cell}px"
     return (
         f'<figure style="{_STYLE["tile"]}">'
-        f'<img alt="relevance in {label}" style="{_STYLE["picture"]};{size};margin:0" src="{_png(picture)}">'
+        f'<img alt="{showing}{label}" style="{_STYLE["picture"]};{size};margin:0" src="{_png(picture)}">'
         f"<figcaption>{label}</figcaption></figure>"
     )
 

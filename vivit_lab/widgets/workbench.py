@@ -67,8 +67,9 @@ class Workbench(ipywidgets.VBox):
     """Everything in one place: a panel that loads a model and a clip, and tabs that look into them.
 
     Tabs are filled when they are first opened, in the background; progress, a cancel button and errors stand in the
-    panel. While patching or pruning runs, a tab that is not filled yet waits for it. Explorer and heads share frame, layer, head and query; heads that are switched off are compared with the full
-    model; a point of the pruning curves sets the heads.
+    panel. While patching or pruning runs, a tab that is not filled yet waits for it. Explorer and heads share frame,
+    layer, head and query; heads that are switched off are compared with the full model; a point of the pruning curves
+    sets the heads.
 
     Args:
         load: whether to load what the panel says at once.
@@ -149,7 +150,9 @@ class Workbench(ipywidgets.VBox):
 
     def _open(self, _: Any = None) -> None:
         name = list(self._boxes)[self.tabs.selected_index or 0]
-        if self.model is None or name in self.views or name not in self._makers or self._occupied(f"{name} opens when it is done"):
+        if self.model is None or name in self.views or name not in self._makers:
+            return
+        if self._occupied(f"{name} opens when it is done"):
             return
         self._run(name, self._makers[name], f"Opening {name} …")
 
@@ -297,7 +300,7 @@ class Workbench(ipywidgets.VBox):
 def _form(*controls: Any, note: str) -> tuple[Any, ...]:
     """Controls in a row, which wraps where it is narrow, and a line of text below."""
     row = ipywidgets.HBox(controls, layout=ipywidgets.Layout(flex_flow="row wrap"))
-    return row, ipywidgets.HTML(html.escape(note, quote=False))
+    return row, ipywidgets.HTML(f'<div style="line-height: 1.4">{html.escape(note, quote=False)}</div>')
 
 
 def _button(label: str, call: Callable[[Any], None]) -> Any:

@@ -155,7 +155,7 @@ function render({ model, el: root }) {
   const node = el(
     "div",
     { class: "vl vl-result", "data-ready": "true" },
-    el("div", { class: "vl-head" }, el("strong", {}, "Faithfulness"), el("span", { class: "vl-caption" }, `${report.model} · ${report.clips} clips · means, below them their ${level} intervals, a track a metric`)),
+    el("div", { class: "vl-head" }, el("strong", {}, "Faithfulness"), el("span", { class: "vl-caption" }, `${report.model} · ${report.clips} clips · means, below them their ${level} intervals, ${report.metrics.length} metrics, a track each; the table scrolls`)),
     el("div", { class: "vl-scroll vl-reportbox", tabindex: 0, role: "region", "aria-label": "Table of scores" }, table),
     title,
     el("div", { class: "vl-dotsbox" }, dots, ends),
