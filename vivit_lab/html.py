@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -46,7 +46,7 @@ def report_html(*parts: str) -> str:
     return f'<div style="{_STYLE["box"]}">{"".join(parts)}</div>'
 
 
-def facts_table(facts: dict[str, str | None]) -> str:
+def facts_table(facts: Mapping[str, str | None]) -> str:
     """Return facts, name → text, as a table of two columns; those that are None are left out."""
     lines = (
         f'<tr style="background:none"><th style="{_STYLE["name"]}">{html.escape(name)}</th>'
@@ -98,7 +98,8 @@ def colour_scale(colormap: Colormap, low: float, high: float, *, signed: bool) -
 def frame_tiles(frames: np.ndarray, labels: Sequence[str], most: int = 6) -> str:
     """Return some frames of a video (frame, height, width, 3) uint8, evenly spaced and small, each with its label."""
     step = -(-max(frames.shape[1:3]) // _WIDEST)
-    chosen = np.unique(np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int)).tolist()
+    places = np.linspace(0, len(frames) - 1, min(most, len(frames)))
+    chosen: list[int] = sorted({round(place) for place in places.tolist()})
     return row_of_tiles(tile(frames[i, ::step, ::step], labels[i], _WIDEST, showing="video at ") for i in chosen)
 
 
