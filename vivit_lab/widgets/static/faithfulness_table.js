@@ -1,5 +1,10 @@
 // FaithfulnessTable: a row a method, a column a metric; the clips behind a number as dots.
 
+/** A name that may break before a capital or a bracket, where it is narrow. */
+function breakable(name) {
+  return name.split(/(?=[A-Z(])/).flatMap((part) => [part, el("wbr")]);
+}
+
 function render({ model, el: root }) {
   const report = model.get("_report");
   const messages = messageArea(model);
@@ -73,7 +78,7 @@ function render({ model, el: root }) {
         el(
           "tr",
           { class: method.control ? "vl-control" : null },
-          el("th", { scope: "row", class: "vl-method" }, method.name, method.control ? el("span", { class: "vl-caption" }, " control") : null),
+          el("th", { scope: "row", class: "vl-method" }, ...breakable(method.name), method.control ? el("span", { class: "vl-caption" }, " control") : null),
           ...report.metrics.map((metric) => number(method, metric)),
         ),
       ),
