@@ -23,6 +23,7 @@ from vivit_lab.errors import CheckpointNotFoundError, ConfigError, InputError
 from vivit_lab.hooks.record import AttentionRecord
 from vivit_lab.hooks.recorder import record_attention
 from vivit_lab.hooks.targets import TargetLike
+from vivit_lab.html import facts_table, report_html
 from vivit_lab.model.auto import load_model
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.config import VivitConfig
@@ -67,6 +68,11 @@ class Explanation:
     map: AttributionMap
     record: AttentionRecord | None
     files: dict[str, Path]
+
+    def _repr_html_(self) -> str:
+        """Show the map over the clip's frames, and say where the files are."""
+        files = {name: str(path) for name, path in self.files.items()}
+        return f"{self.clip._repr_html_()}{self.map._repr_html_()}{report_html(facts_table(files))}"
 
 
 def load_pair(

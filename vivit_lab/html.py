@@ -5,13 +5,22 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from vivit_lab.colormap import Colormap, choose_colormap, format_range, unit_interval, value_limits
 
-__all__ = ["colour_scale", "facts_table", "report_html", "row_of_tiles", "rows_table", "tile", "tiles"]
+__all__ = [
+    "colour_scale",
+    "facts_table",
+    "frame_tiles",
+    "report_html",
+    "row_of_tiles",
+    "rows_table",
+    "tile",
+    "tiles",
+]
 
 _CELL = 6  # CSS pixels of a tubelet; a large grid gets fewer
 _LARGE_CELL = 14  # where there is one tile alone
@@ -37,7 +46,7 @@ def report_html(*parts: str) -> str:
     return f'<div style="{_STYLE["box"]}">{"".join(parts)}</div>'
 
 
-def facts_table(facts: dict[str, str | None]) -> str:
+def facts_table(facts: Mapping[str, str | None]) -> str:
     """Return facts, name → text, as a table of two columns; those that are None are left out."""
     lines = (
         f'<tr style="background:none"><th style="{_STYLE["name"]}">{html.escape(name)}</th>'
@@ -86,14 +95,29 @@ def colour_scale(colormap: Colormap, low: float, high: float, *, signed: bool) -
     )
 
 
-def tile(picture: np.ndarray, label: str, cell: int = _CELL) -> str:
-    """Return one picture (height, width, 3) uint8 with its label below; ``cell`` is its magnification."""
+def frame_tiles(frames: np.ndarray, labels: Sequence[str], most: int = 6) -> str:
+    """Return some frames of a video (frame, height, width, 3) uint8, evenly spaced and small, each with its label."""
+    step = -(-max(frames.shape[1:3]) // _WIDEST)
+    places = np.linspace(0, len(frames) - 1, min(most, len(frames)))
+    chosen: list[int] = sorted({round(place) for place in places.tolist()})
+    return row_of_tiles(tile(frames[i, ::step, ::step], labels[i], _WIDEST, showing="video at ") for i in chosen)
+
+
+def tile(picture: np.ndarray, label: str, cell: int = _CELL, *, showing: str = "relevance in ") -> str:
+    """Return one picture (height, width, 3) uint8 with its label below.
+
+    Args:
+        picture: the picture.
+        label: the text below.
+        cell: its magnification; less is taken where the tile would be too wide.
+        showing: what stands before the label in the text that replaces the picture.
+    """
     height, width = picture.shape[:2]
     cell = max(1, min(cell, _WIDEST // max(height, width)))
     size = f"width:{width * cell}px;height:{height * cell}px"
     return (
         f'<figure style="{_STYLE["tile"]}">'
-        f'<img alt="relevance in {label}" style="{_STYLE["picture"]};{size};margin:0" src="{_png(picture)}">'
+        f'<img alt="{showing}{label}" style="{_STYLE["picture"]};{size};margin:0" src="{_png(picture)}">'
         f"<figcaption>{label}</figcaption></figure>"
     )
 

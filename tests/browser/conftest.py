@@ -6,6 +6,7 @@ leaves a screenshot and a trace, and prints where.
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +93,10 @@ def new_page(browser: Any, request: pytest.FixtureRequest, tmp_path: Path) -> It
     failed = getattr(request.node, "failed_in_call", False)
     for number, context in enumerate(contexts):
         if failed:
+            context.tracing.stop(path=str(tmp_path / f"trace{number}.zip"))  # first: a page that hangs has no picture
             for page in context.pages:
-                page.screenshot(path=str(tmp_path / f"failure{number}.png"))
-            context.tracing.stop(path=str(tmp_path / f"trace{number}.zip"))
+                with suppress(Exception):
+                    page.screenshot(path=str(tmp_path / f"failure{number}.png"), timeout=20_000)
             print(f"\nscreenshot and trace of the failure: {tmp_path}")
         context.close()
     assert failed or not troubles, troubles
@@ -127,9 +130,31 @@ def open_widget(new_page: Callable[..., Any], tmp_path: Path) -> Callable[..., A
         page.route(lambda url: not url.startswith(("blob:", "data:")), answer)
         page.goto(file.as_uri())
         page.wait_for_selector("body[data-ready=true]")
+        page.wait_for_function("() => !document.querySelector('.vl[data-ready=false]')")  # frames are decoded
+        settle(page)
         return page
 
     return show
+
+
+def settle(page: Any) -> None:
+    """Let the widgets draw what they were asked to: they draw at the next frame of the screen."""
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def until(page: Any, found: Callable[[], Any], wanted: Any, seconds: float = SLOW / 1000) -> None:
+    """Poll until a function returns what is wanted."""
+    deadline, last = time.monotonic() + seconds, None
+    while time.monotonic() < deadline:
+        if (last := found()) == wanted:
+            return
+        page.wait_for_timeout(100)
+    pytest.fail(f"found {last!r}, wanted {wanted!r} within {seconds:.0f} s")
+
+
+def in_kernel(page: Any, expression: str, wanted: str) -> None:
+    """Poll an expression of the notebook's kernel until it prints a text (ends stripped)."""
+    until(page, lambda: page.in_kernel(f"print({expression})"), wanted.strip())
 
 
 @pytest.fixture
@@ -169,9 +194,12 @@ def _quiet_threads() -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+    """A port below those that the system gives to whoever asks for any: nobody takes it before our server does."""
+    while True:
+        port = random.randrange(15_000, 32_000)
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
 
 
 def jupyter_environment(home: Path) -> dict[str, str]:
@@ -247,6 +275,12 @@ def jupyter(jupyter_home: Path, browser: Any) -> Iterator[str]:
     yield from serve(["jupyterlab", *options], f"http://127.0.0.1:{port}/api", jupyter_home)
 
 
+def kernel_of(page: Any) -> None:
+    """Wait for the kernel of the notebook that is open, and give the page ``in_kernel(code)`` → what it prints."""
+    page.wait_for_function(_IDLE)
+    page.in_kernel = lambda code: page.evaluate(_IN_KERNEL, code)
+
+
 @pytest.fixture
 def run_notebook(jupyter: str, jupyter_home: Path, new_page: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
     """``run_notebook(path or [cell, …], **options)`` → the page of JupyterLab after all cells ran.
@@ -268,9 +302,8 @@ def run_notebook(jupyter: str, jupyter_home: Path, new_page: Callable[..., Any])
         page = new_page(**{"viewport": {"width": 1400, "height": 1100}, **options})
         pages.append(page)
         page.goto(f"{jupyter}/lab/tree/{name}?reset")
-        page.wait_for_function(_IDLE)
+        kernel_of(page)
         page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        page.in_kernel = lambda code: page.evaluate(_IN_KERNEL, code)
         return page
 
     yield run

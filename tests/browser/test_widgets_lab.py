@@ -1,16 +1,21 @@
 """The other widgets with a kernel, in JupyterLab: their notebooks run, clicks change pixels and kernel state."""
 
-import time
 from pathlib import Path
 
 import numpy as np
-import pytest
+
+from tests.browser.conftest import in_kernel, until
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent.parent / "notebooks"
 PIXELS = """(selector) => {
   const canvas = document.querySelector(selector);
   return [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data];
 }"""
+CUT_OFF = """() => [...document.querySelectorAll(".vl-workbench [role=tab]")]
+  .map((tab) => [tab, tab.querySelector(".lm-TabBar-tabLabel")])
+  .filter(([tab, label]) => label.scrollWidth > label.clientWidth + 1
+    || tab.getBoundingClientRect().right > document.querySelector(".vl-workbench").getBoundingClientRect().right + 1)
+  .map(([tab]) => tab.textContent)"""
 RESULTS = [
     "import vivit_lab as lab\n"
     "from vivit_lab.heads.experiment import PruningExperiment\n"
@@ -24,15 +29,6 @@ RESULTS = [
     "view = lab.PruningCurvesView(study.run())\nview",
     "table = lab.FaithfulnessTable(lab.stored_report())\ntable",
 ]
-
-
-def in_kernel(page, expression, wanted, seconds=60):
-    """Poll an expression of the notebook's kernel until it prints a text (ends stripped)."""
-    deadline = time.monotonic() + seconds
-    while (found := page.in_kernel(f"print({expression})")) != wanted.strip():
-        if time.monotonic() > deadline:
-            pytest.fail(f"{expression} is {found!r}, wanted {wanted!r}")
-        page.wait_for_timeout(100)
 
 
 def test_heads_are_switched_and_the_views_follow(run_notebook):
@@ -100,8 +96,7 @@ def test_a_comparison_changes_its_method(run_notebook):
     first.get_by_label("Right map").select_option("input_x_gradient")
     in_kernel(page, "compare.info['right']['title'], compare.error", "InputXGradient ")
     page.wait_for_function("() => document.querySelector('.vl-compare').textContent.includes('InputXGradient')")
-    page.wait_for_timeout(100)
-    assert np.abs(np.array(page.evaluate(PIXELS, "[data-panel=right]")) - np.array(before)).max() > 5
+    until(page, lambda: np.abs(np.subtract(page.evaluate(PIXELS, "[data-panel=right]"), before)).max() > 5, True)
     first.locator(".vl-player input[type=range]").focus()
     page.keyboard.press("ArrowRight")
     in_kernel(page, "compare.frame", "6")
@@ -133,7 +128,7 @@ def test_results_answer_clicks(run_notebook):
     in_kernel(page, "table.clip != ''", "True")
 
 
-def test_the_workbench_loads_uploads_and_opens_tabs(run_notebook, tmp_path):
+def test_the_workbench_loads_uploads_and_opens_tabs(run_notebook, violations):
     page = run_notebook(NOTEBOOKS / "09_workbench.ipynb", "09_workbench.ipynb")
     page.wait_for_selector(".vl-load-panel")
     in_kernel(page, "list(bench.views), bench.panel.error", "['Explore', 'Stored report'] ")
@@ -142,6 +137,9 @@ def test_the_workbench_loads_uploads_and_opens_tabs(run_notebook, tmp_path):
     tab.click()
     page.wait_for_selector(".vl-heads-explorer[data-ready=true]")
     in_kernel(page, "bench.views['Heads'].error, bench.views['Heads'].record is bench.views['Explore'].record", " True")
+    assert violations(page, ".vl-workbench") == []
+    page.set_viewport_size({"width": 620, "height": 1100})  # narrow: all tabs keep their whole names
+    until(page, lambda: page.evaluate(CUT_OFF), [])
     panel = page.locator(".vl-load-panel")
     panel.scroll_into_view_if_needed()
     panel.get_by_label("Checkpoint").fill("/no/such/place")

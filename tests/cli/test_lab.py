@@ -40,6 +40,11 @@ def test_a_checkouts_notebooks_are_served_where_they_are(started):
     assert not any("token" in part or "password" in part for part in command)
 
 
+def test_options_after_two_hyphens_go_to_jupyterlab(started):
+    assert main(["lab", "--no-browser", "--", "--allow-root", "--ip=0.0.0.0"]) == 3
+    assert started[0][-3:] == ["--no-browser", "--allow-root", "--ip=0.0.0.0"]
+
+
 def test_a_folder_gets_what_it_lacks(started, tmp_path, capsys):
     folder = tmp_path / "work"
     folder.mkdir()

@@ -1,7 +1,10 @@
 """The workbench in Python: loading, tabs, uploads, errors in the panel, and results as tabs."""
 
+import threading
+
 import pytest
 
+import vivit_lab.widgets.workbench as module
 from tests.model.tiny import TINY
 from vivit_lab.errors import InputError, VideoNotFoundError
 from vivit_lab.evaluation import stored_report
@@ -60,6 +63,36 @@ def test_patching_runs_when_it_is_asked_for(bench):
     assert (bench.views["Explore"].layer, bench.views["Explore"].frame) == (2, 2)
     form.children[2].click()  # anew: the old view goes
     assert sum(hasattr(one, "live") for one in bench._boxes["Patching"].children) == 1
+
+
+@pytest.mark.parametrize("end", ["done", "cancelled"])
+def test_a_tab_opened_while_patching_runs_waits_and_drops_nothing(checkpoint, video, monkeypatch, end):
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(module.ActivationPatching):
+        def __call__(self, *arguments):
+            begun.set()
+            assert go_on.wait(60)
+            return super().__call__(*arguments)
+
+    monkeypatch.setattr(module, "ActivationPatching", Slow)
+    bench = Workbench(checkpoint=str(checkpoint), clip_name=str(video), stride=1)
+    assert bench.wait()
+    click = bench._boxes["Patching"].children[0].children[2].click
+    click()
+    assert begun.wait(60)
+    select(bench, "Logit lens")
+    assert bench.panel.status == "Patching is running; Logit lens opens when it is done."
+    click()
+    assert bench.panel.status == "Patching is running; wait for it or cancel it, then start again."
+    if end == "cancelled":
+        bench.panel._on_message(bench.panel, {"type": "cancel"}, [])
+    go_on.set()
+    assert bench.wait()
+    assert "Logit lens" in bench.views
+    assert ("Patching" in bench.views) == (end == "done")
+    assert (bench.panel.error, bench.panel.busy, bench.panel.status) == ("", False, "Logit lens is ready.")
+    bench.close()
 
 
 def test_pruning_sets_the_heads_and_trust_jumps_to_a_clip():

@@ -64,6 +64,10 @@ def lab(
         Path | None,
         typer.Option("--dir", help=f"Where the notebooks go; ./{_FOLDER} by default, in a checkout its own."),
     ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(help="Options for JupyterLab itself, after two hyphens: -- --allow-root --ip=0.0.0.0"),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Start JupyterLab with the notebooks and open it. It keeps Jupyter's token; Ctrl-C ends it."""
@@ -75,6 +79,7 @@ def lab(
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder.resolve()}", f"--port={port}"]
     if no_browser:
         command.append("--no-browser")
+    command += options or []
     raise typer.Exit(_run(command))
 
 

@@ -35,7 +35,7 @@ __all__ = ["AxialRecord"]
 _ROWS = 64  # dense rows that exist at once
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AxialRecord(FrameSequences, AttentionRecord):
     """An ``AttentionRecord`` of a factorised model. Rows and columns are of the effective operator on all tokens.
 

@@ -32,7 +32,7 @@ from vivit_lab.video.clip import Clip
 __all__ = ["AxialGradientRecord", "GradientRecord", "record_gradients"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class GradientRecord(ValueRecord):
     """A record with the gradients of a target, from which rows of the pattern's gradient are computed on demand.
 
@@ -132,7 +132,7 @@ class GradientRecord(ValueRecord):
             yield RowBlock(rows, None, pattern, gradient)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AxialGradientRecord(AxialRecord, GradientRecord):
     """A ``GradientRecord`` of a factorised model: gradients are those of the pattern along each layer's axis."""
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from vivit_lab.errors import InputError
 from vivit_lab.grid import TokenGrid
+from vivit_lab.hooks._record_html import record_html
 from vivit_lab.hooks.sequences import Sequences
 from vivit_lab.memory import require_bytes
 
@@ -109,9 +110,12 @@ class AttentionRecord(Sequences):
 
     def __repr__(self) -> str:
         return (
-            f"AttentionRecord({self.batch_size} clips, layers {self.layers[0]}–{self.layers[-1]}, "
+            f"{type(self).__name__}({self.batch_size} clips, layers {self.layers[0]}–{self.layers[-1]}, "
             f"{self.num_heads} heads, {self.grid.num_tokens} tokens, {self.nbytes / 1e6:.1f} MB)"
         )
+
+    def _repr_html_(self) -> str:
+        return record_html(self)
 
     def layer_index(self, layer: int) -> int:
         """Return a layer's index from 0; negative ones count from the model's last layer.

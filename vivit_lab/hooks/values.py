@@ -25,7 +25,7 @@ __all__ = ["AxialValueRecord", "Pass", "ValueRecord", "frozen", "record_values",
 _LEARNING = Switch("requires_grad")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ValueRecord(AttentionRecord):
     """An ``AttentionRecord`` with what the attention carries, beside where it looks.
 
@@ -48,7 +48,7 @@ class ValueRecord(AttentionRecord):
         return super().nbytes + sum(part.numel() * part.element_size() for part in parts)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AxialValueRecord(AxialRecord, ValueRecord):
     """A ``ValueRecord`` of a factorised model."""
 

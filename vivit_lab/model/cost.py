@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from vivit_lab.grid import TokenGrid
+from vivit_lab.html import facts_table, report_html, rows_table
 from vivit_lab.model.classifier import VivitForVideoClassification
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.model.pruned import heads_left
@@ -33,6 +34,10 @@ class ModelCost:
 
     def __str__(self) -> str:
         return f"{self.macs / 1e9:.1f} G MACs, {self.parameters / 1e6:.1f} M parameters"
+
+    def _repr_html_(self) -> str:
+        rows = [[name, f"{macs / 1e9:.2f}", f"{macs / self.macs:.1%}"] for name, macs in self.parts.items()]
+        return report_html(facts_table({"cost": str(self)}), rows_table(["part", "G MACs", "share"], rows))
 
 
 def model_cost(config: VivitConfig, *, num_frames: int | None = None, image_size: int | None = None) -> ModelCost:

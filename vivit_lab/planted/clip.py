@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vivit_lab.errors import InputError
+from vivit_lab.html import frame_tiles, report_html
 from vivit_lab.planted.config import LABELS, PlantedConfig
 from vivit_lab.planted.counterfactual import COUNTERFACTUALS, turn_around_frame
 from vivit_lab.planted.render import render_frames, visible
@@ -38,6 +40,11 @@ class PlantedClip:
             f"PlantedClip({config.split} {self.scene.index}, level {config.level}: {self.label_name!r}, "
             f"{config.frames} frames {config.size}×{config.size}, evidence in frames {start} … {stop - 1})"
         )
+
+    def _repr_html_(self) -> str:
+        """Say what was planted, above some of the frames."""
+        labels = [f"frame {number}" for number in range(len(self.frames))]
+        return report_html(html.escape(repr(self)), frame_tiles(self.frames, labels, most=8))
 
     @cached_property
     def frames(self) -> np.ndarray:

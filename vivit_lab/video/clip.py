@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vivit_lab.errors import InputError
+from vivit_lab.html import facts_table, frame_tiles, report_html
 from vivit_lab.video.geometry import Geometry
 
 if TYPE_CHECKING:
@@ -87,6 +88,18 @@ class Clip:
             f"Clip({len(self)} frames {height}×{width}{source}, {self.seconds[0]:.3f}–{self.end:.3f} s, "
             f"{self.fps:.3g} fps{prepared})"
         )
+
+    def _repr_html_(self) -> str:
+        """Say what it is, above some of its frames."""
+        height, width = self.size
+        facts = {
+            "clip": f"{len(self)} frames of {height}×{width}, {self.fps:.3g} fps",
+            "time": f"{self.seconds[0]:.3f}–{self.end:.3f} s",
+            "file": self.path,
+            "damage": f"{self.decode_warnings} warnings of the decoder" if self.decode_warnings else None,
+            "prepared": None if self.geometry is None else "×".join(map(str, self.geometry.model_size)),
+        }
+        return report_html(facts_table(facts), frame_tiles(self.frames, [f"{at:.2f} s" for at in self.seconds]))
 
     def prepared(self, pixel_values: torch.Tensor, geometry: Geometry) -> Clip:
         """Return the same clip with what the model is given, and how it was cut from the frames."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable
 from typing import Any
 
@@ -66,8 +67,9 @@ class Workbench(ipywidgets.VBox):
     """Everything in one place: a panel that loads a model and a clip, and tabs that look into them.
 
     Tabs are filled when they are first opened, in the background; progress, a cancel button and errors stand in the
-    panel. Explorer and heads share frame, layer, head and query; heads that are switched off are compared with the full
-    model; a point of the pruning curves sets the heads.
+    panel. While patching or pruning runs, a tab that is not filled yet waits for it. Explorer and heads share frame,
+    layer, head and query; heads that are switched off are compared with the full model; a point of the pruning curves
+    sets the heads.
 
     Args:
         load: whether to load what the panel says at once.
@@ -87,6 +89,7 @@ class Workbench(ipywidgets.VBox):
         self.panel = LoadPanel(threaded=threaded, **options)
         self.views: dict[str, Any] = {}
         self.record: Any = None
+        self._job = ""  # the tab whose long computation runs, which opening another tab must not drop
         self._makers: dict[str, Callable[[Task], Callable[[], Any]]] = {
             "Explore": self._make_explore,
             "Heads": self._make_heads,
@@ -97,7 +100,9 @@ class Workbench(ipywidgets.VBox):
         self._boxes = {name: ipywidgets.VBox() for name in (*self._makers, "Patching", "Pruning")}
         self.tabs = ipywidgets.Tab(list(self._boxes.values()), titles=list(self._boxes))
         super().__init__([self.panel, self.tabs])
+        self.add_class("vl-workbench")  # styled by the panel's CSS
         self.panel.observe(self._loaded, names="clip")
+        self.panel.observe(self._ended, names="busy")
         self.tabs.observe(self._open, names="selected_index")
         if load:
             self.panel.load()
@@ -147,7 +152,22 @@ class Workbench(ipywidgets.VBox):
         name = list(self._boxes)[self.tabs.selected_index or 0]
         if self.model is None or name in self.views or name not in self._makers:
             return
+        if self._occupied(f"{name} opens when it is done"):
+            return
         self._run(name, self._makers[name], f"Opening {name} …")
+
+    def _occupied(self, saying: str) -> bool:
+        """Whether a long computation runs, which another request would drop; then the panel says so."""
+        if self._job:
+            self.panel.status = f"{self._job} is running; {saying}."
+        return bool(self._job)
+
+    def _ended(self, change: Any) -> None:
+        """Open the tab that had to wait for a long computation, unless there is an error to read first."""
+        if self._job and not change.new:
+            self._job = ""
+            if not self.panel.error:
+                self._open()
 
     def _run(
         self, name: str, make: Callable[[Task], Callable[[], Any]], saying: str, *, copies_model: bool = False
@@ -163,7 +183,8 @@ class Workbench(ipywidgets.VBox):
 
         def done(view: Callable[[], Any]) -> None:
             self._put(name, view())
-            self.panel.status = f"{name} is open."
+            if not self.panel.busy:  # a tab that waited may be opening
+                self.panel.status = f"{name} is ready."
 
         self.panel.request(work, done, saying=saying)
 
@@ -232,9 +253,11 @@ class Workbench(ipywidgets.VBox):
         corruption = ipywidgets.Dropdown(options=list(_CORRUPTIONS), description="Corrupt by")
         slabs = ipywidgets.BoundedIntText(1, min=1, max=config.grid.t, description="Time slabs")
         heads = config.num_attention_layers * config.num_attention_heads
-        note = ipywidgets.Label(f"{heads} heads, a pass from the head's layer on for each head and slab")
+        note = f"{heads} heads, a pass from the head's layer on for each head and slab"
 
         def start(_: Any) -> None:
+            if self._occupied("wait for it or cancel it, then start again"):
+                return
             method = ActivationPatching(slabs=slabs.value if slabs.value > 1 else None, progress=True)
             corrupt = _CORRUPTIONS[str(corruption.value)]()
 
@@ -242,16 +265,19 @@ class Workbench(ipywidgets.VBox):
                 result = method(self.model, self.clip, corrupt(self.clip))
                 return lambda: PatchingHeatmap(result, config.grid)
 
+            self._job = "Patching"
             self._run("Patching", make, "Patching …")
 
-        return (ipywidgets.HBox([corruption, slabs, _button("Patch", start)]), note)
+        return _form(corruption, slabs, _button("Patch", start), note=note)
 
     def _pruning_form(self) -> tuple[Any, ...]:
         data = ipywidgets.Text("planted", description="Clips")
         count = ipywidgets.BoundedIntText(64, min=4, max=100_000, description="How many")
-        note = ipywidgets.Label("planted, a directory of videos, or a CSV of path and label")
+        note = "planted, a directory of videos, or a CSV of path and label"
 
         def start(_: Any) -> None:
+            if self._occupied("wait for it or cancel it, then start again"):
+                return
             name, number = data.value, count.value
 
             def make(task: Task) -> Callable[[], Any]:
@@ -259,15 +285,22 @@ class Workbench(ipywidgets.VBox):
                 curves = PruningExperiment(self.model, found, random=2, timing_repeats=1).run(progress=True)
                 return lambda: PruningCurvesView(curves)
 
+            self._job = "Pruning"
             self._run("Pruning", make, "Pruning …", copies_model=True)
 
-        return (ipywidgets.HBox([data, count, _button("Prune", start)]), note)
+        return _form(data, count, _button("Prune", start), note=note)
 
     def close(self) -> None:
         """Leave the page and drop what runs."""
         for view in (*self.views.values(), self.panel):
             view.close()
         super().close()
+
+
+def _form(*controls: Any, note: str) -> tuple[Any, ...]:
+    """Controls in a row, which wraps where it is narrow, and a line of text below."""
+    row = ipywidgets.HBox(controls, layout=ipywidgets.Layout(flex_flow="row wrap"))
+    return row, ipywidgets.HTML(f'<div style="line-height: 1.4">{html.escape(note, quote=False)}</div>')
 
 
 def _button(label: str, call: Callable[[Any], None]) -> Any:

@@ -116,7 +116,7 @@ function makeControls(model, facts, menus) {
     target.row.hidden = !entry?.takes_class;
     target.input.value = model.get("target") ?? "";
     layer.input.value = model.get("layer");
-    layer.note.textContent = `${model.get("layer")} of 0–${menus.layers - 1}`;
+    setText(layer.note, `${model.get("layer")} of 0–${menus.layers - 1}`);
     head.update();
     const signed = Boolean(info?.signed);
     fillSelect(colormap.input, colormapNames(signed).map((name) => [name, name]));
@@ -125,12 +125,12 @@ function makeControls(model, facts, menus) {
     const alpha = model.get("alpha");
     opacity.input.disabled = alpha === null || model.get("view") === "heat";
     opacity.input.value = alpha ?? 0.8;
-    opacity.note.textContent = alpha === null ? "by heat, up to 80 %" : `${Math.round(alpha * 100)} %`;
+    setText(opacity.note, alpha === null ? "by heat, up to 80 %" : `${Math.round(alpha * 100)} %`);
     byHeat.setAttribute("aria-pressed", alpha === null);
     heatOnly.setAttribute("aria-pressed", model.get("view") === "heat");
     threshold.input.disabled = model.get("view") === "heat";
     threshold.input.value = model.get("threshold");
-    threshold.note.textContent = model.get("threshold") ? `below ${Math.round(model.get("threshold") * 100)} % hidden` : "off";
+    setText(threshold.note, model.get("threshold") ? `below ${Math.round(model.get("threshold") * 100)} % hidden` : "off");
   };
   return { node, update };
 }
@@ -264,7 +264,7 @@ function render({ model, el: root }) {
     const preview = !picking.locked() && model.get("preview") >= 0;
     const place = token === null ? "" : patchText(facts, token);
     const how = picking.locked() ? "Locked on" : preview ? "Preview of" : "Query:";
-    queryText.textContent = token === null ? "The clip as a whole" : `${how} ${place}`;
+    setText(queryText, token === null ? "The clip as a whole" : `${how} ${place}`);
     free.hidden = !picking.locked() || token === null;
     node.dataset.locked = picking.locked();
   }
@@ -278,10 +278,10 @@ function render({ model, el: root }) {
         : model.get("method") === "attention"
           ? "Point at a patch to preview it, click to lock it."
           : "Click a patch to explain it.";
-    if (!cursor || !values) return void (readout.textContent = hint);
+    if (!cursor || !values) return void setText(readout, hint);
     const { h, w } = facts.grid;
     const value = values[(picking.row() * h + cursor.y) * w + cursor.x];
-    readout.textContent = `Under the pointer: t ${picking.row()}, y ${cursor.y}, x ${cursor.x} = ${formatG(value, 3)}`;
+    setText(readout, `Under the pointer: t ${picking.row()}, y ${cursor.y}, x ${cursor.x} = ${formatG(value, 3)}`);
   }
 
   function outlines(shown) {

@@ -277,6 +277,11 @@ export function el(tag, props = {}, ...children) {
   return node;
 }
 
+/** Set a node's text, unless it is there already: a new text node costs a layout, and is read out again. */
+export function setText(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
 /** A control under its label; returns {row, input, note}, note being the text at the label's right. */
 export function field(label, input, note = "") {
   input.id ||= `vl-${unique}-${++serial}`;
@@ -295,6 +300,8 @@ export function select(options, onchange) {
 /** Replace the options of a select, keeping its value where it is still there. */
 export function fillSelect(node, options) {
   const value = node.value;
+  const same = (option, index) => option.value === String(options[index][0]) && option.text === String(options[index][1]);
+  if (node.options.length === options.length && [...node.options].every(same)) return;
   node.replaceChildren(...options.map(([key, text]) => el("option", { value: key }, text)));
   if (options.some(([key]) => String(key) === value)) node.value = value;
 }
@@ -384,8 +391,8 @@ export function messageArea(model) {
     button("Dismiss", () => send(model, { error: "" })),
   );
   const update = () => {
-    status.textContent = model.get("status") || "";
-    error.textContent = model.get("error") || "";
+    setText(status, model.get("status") || "");
+    setText(error, model.get("error") || "");
     box.hidden = !model.get("error");
     busy.hidden = !model.get("busy");
     const share = model.get("progress");
@@ -404,17 +411,24 @@ export function colorBar() {
   const numbers = el("div", { class: "vl-numbers" });
   const text = el("div", { class: "vl-caption" });
   const node = el("div", { class: "vl-colorbar" }, el("div", { class: "vl-rampbox" }, ramp, cut), numbers, text);
-  const update = (name, labels, caption, threshold = 0) => {
-    const { table, diverging } = colormapOf(name);
+  let shown = []; // what the ramp and its numbers were drawn for
+  const paint = (table) => {
     const image = new ImageData(256, 1);
     for (let level = 0; level < 256; level++) {
       image.data.set(table.subarray(level * 3, level * 3 + 3), level * 4);
       image.data[level * 4 + 3] = 255;
     }
     ramp.getContext("2d").putImageData(image, 0, 0);
-    ramp.setAttribute("aria-label", `Colour bar, ${name}, from ${labels[0]} to ${labels[labels.length - 1]}`);
-    numbers.replaceChildren(...labels.map((label) => el("span", {}, label)));
-    text.textContent = caption;
+  };
+  const update = (name, labels, caption, threshold = 0) => {
+    const { table, diverging } = colormapOf(name);
+    if (name !== shown[0]) paint(table);
+    if ([name, ...labels].some((part, index) => part !== shown[index]) || shown.length !== labels.length + 1) {
+      ramp.setAttribute("aria-label", `Colour bar, ${name}, from ${labels[0]} to ${labels[labels.length - 1]}`);
+      numbers.replaceChildren(...labels.map((label) => el("span", {}, label)));
+      shown = [name, ...labels];
+    }
+    setText(text, caption);
     cut.hidden = !threshold;
     cut.style.left = diverging ? `${50 - 50 * threshold}%` : "0";
     cut.style.width = `${100 * threshold}%`;

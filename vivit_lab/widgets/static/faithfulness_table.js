@@ -1,5 +1,10 @@
 // FaithfulnessTable: a row a method, a column a metric; the clips behind a number as dots.
 
+/** A name that may break before a capital or a bracket, where it is narrow. */
+function breakable(name) {
+  return name.split(/(?=[A-Z(])/).flatMap((part) => [part, el("wbr")]);
+}
+
 function render({ model, el: root }) {
   const report = model.get("_report");
   const messages = messageArea(model);
@@ -73,7 +78,7 @@ function render({ model, el: root }) {
         el(
           "tr",
           { class: method.control ? "vl-control" : null },
-          el("th", { scope: "row", class: "vl-method" }, method.name, method.control ? el("span", { class: "vl-caption" }, " control") : null),
+          el("th", { scope: "row", class: "vl-method" }, ...breakable(method.name), method.control ? el("span", { class: "vl-caption" }, " control") : null),
           ...report.metrics.map((metric) => number(method, metric)),
         ),
       ),
@@ -155,7 +160,7 @@ function render({ model, el: root }) {
   const node = el(
     "div",
     { class: "vl vl-result", "data-ready": "true" },
-    el("div", { class: "vl-head" }, el("strong", {}, "Faithfulness"), el("span", { class: "vl-caption" }, `${report.model} · ${report.clips} clips · means, below them their ${level} intervals, a track a metric`)),
+    el("div", { class: "vl-head" }, el("strong", {}, "Faithfulness"), el("span", { class: "vl-caption" }, `${report.model} · ${report.clips} clips · means, below them their ${level} intervals, ${report.metrics.length} metrics, a track each; the table scrolls`)),
     el("div", { class: "vl-scroll vl-reportbox", tabindex: 0, role: "region", "aria-label": "Table of scores" }, table),
     title,
     el("div", { class: "vl-dotsbox" }, dots, ends),

@@ -25,7 +25,8 @@ function render({ model, el: root }) {
     if (across) place[across] = labels[across][column];
     return place;
   };
-  const spellPlace = (place) => dims.map((dim) => `${dim} ${place[dim]}`).join(", ");
+  const spoken = dims.filter((dim) => labels[dim].length > 1);
+  const spellPlace = (place) => (spoken.length ? spoken : dims).map((dim) => `${dim} ${place[dim]}`).join(", ");
 
   function spell(place) {
     const index = indexOf(place);
@@ -54,8 +55,9 @@ function render({ model, el: root }) {
     grid = makeGrid(labels[down], across ? labels[across] : [""], on, { label, corner: across ? `${down} \\ ${across}` : down });
     box.replaceChildren(grid.node);
     node.style.setProperty("--columns", (across ? labels[across].length : 1) + 2);
-    const axes = dims.map((dim) => [dim, dim]);
-    const rest = dims.filter((dim) => dim !== down && dim !== across);
+    const axes = dims.filter((dim) => labels[dim].length > 1 || [down, across].includes(dim)).map((dim) => [dim, dim]);
+    // an axis with one label leaves nothing to choose
+    const rest = dims.filter((dim) => dim !== down && dim !== across && labels[dim].length > 1);
     const swap = (name, other) => (value) => {
       const taken = model.get(other) === value; // then the two change places
       send(model, taken ? { [name]: value, [other]: model.get(name) } : { [name]: value });
@@ -66,7 +68,7 @@ function render({ model, el: root }) {
       return made.row;
     };
     tools.replaceChildren(
-      ...(dims.length > 1
+      ...(axes.length > 1
         ? [pick("Down", axes, down, swap("rows", "columns")), pick("Across", axes, across, swap("columns", "rows"))]
         : []),
       ...rest.map((dim) =>

@@ -62,9 +62,11 @@ export function makePlayer(model, facts) {
   };
   const update = () => {
     const frame = model.get("frame");
+    const text = `${formatSeconds(times[frame], span)} · frame ${frame + 1} of ${times.length}`;
     slider.value = frame;
-    clock.textContent = `${formatSeconds(times[frame], span)} · frame ${frame + 1} of ${times.length}`;
-    slider.setAttribute("aria-valuetext", clock.textContent);
+    if (clock.textContent === text) return;
+    clock.textContent = text;
+    slider.setAttribute("aria-valuetext", text);
   };
   update();
   return {
@@ -142,9 +144,10 @@ export function makeStrip(facts, jump) {
       });
       const [low, high] = formatRange(least, most);
       const peak = gains.indexOf(most);
-      caption.textContent = `Sum over each tubelet row, ${least < 0 ? low : 0} to ${high}${
-        queryRow === null ? "" : "; outlined: the query's row"
-      }`;
+      setText(
+        caption,
+        `Sum over each tubelet row, ${least < 0 ? low : 0} to ${high}${queryRow === null ? "" : "; outlined: the query's row"}`,
+      );
       box.setAttribute(
         "aria-label",
         `Relevance over time, largest from ${formatSeconds(spans[peak][0], span)} to ${formatSeconds(spans[peak][1], span)}`,

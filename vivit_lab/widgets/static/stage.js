@@ -14,6 +14,7 @@ export function makeStage(facts, on, label) {
   if (width < 240) canvas.style.imageRendering = "pixelated";
   const context = canvas.getContext("2d");
   const image = context.createImageData(width, height);
+  let outlined = "[]";
   const at = (event) => {
     const box = canvas.getBoundingClientRect();
     return placeAt(
@@ -44,6 +45,9 @@ export function makeStage(facts, on, label) {
     },
     /** Outline places: [{y, x, kind}], kind "query", "faint" or "cursor". */
     outline(places) {
+      const asked = JSON.stringify(places);
+      if (asked === outlined) return;
+      outlined = asked;
       marks.replaceChildren(
         ...places.flatMap(({ y, x, kind }) => {
           const box = boxOf(facts, y, x);
