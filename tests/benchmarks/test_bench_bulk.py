@@ -16,7 +16,7 @@ from vivit_lab.bulk.decode import decode_one
 from vivit_lab.bulk.engine import run_bulk
 from vivit_lab.bulk.job import BulkJob
 from vivit_lab.bulk.local import LocalExecutor
-from vivit_lab.bulk.pool import PoolDecoder, usable_cores
+from vivit_lab.bulk.pool import PoolDecoder
 from vivit_lab.bulk.results import BulkResults
 from vivit_lab.bulk.run import part_name, prepare_run
 from vivit_lab.bulk.shard import run_shard
@@ -24,6 +24,7 @@ from vivit_lab.bulk.tasks import ClipTask
 from vivit_lab.hooks.recorder import record_attention
 from vivit_lab.model.classifier import VivitForVideoClassification
 from vivit_lab.model.config import VivitConfig
+from vivit_lab.processes import usable_cores
 from vivit_lab.video.preprocess import VivitImageProcessor
 
 pytestmark = pytest.mark.benchmark
