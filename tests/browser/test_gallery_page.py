@@ -18,11 +18,10 @@ def gallery(tmp_path, new_page):
                 movie.write(np.full((32, 48, 3), 40 * number + index, np.uint8), index / 10)
         (tmp_path / "thumbnails" / f"id{number}.jpg").write_bytes(b"")
         scores = {"peak": [0.2, 0.9, 0.5][number]}
-        cards.append(
-            Card(f"id{number}", f"{number}.mp4", f"/x/{number}.mp4", None, "up", 0.7, label, right, scores)
-        )
+        cards.append(Card(f"id{number}", f"{number}.mp4", f"/x/{number}.mp4", None, "up", 0.7, label, right, scores))
     cards.append(Card("id3", "3.mp4", "/x/3.mp4", None, None, None, None, None, {}, "the video is gone"))
-    write_page(Gallery("a run", "share", (0.0, 1.0), 99.0, [(0, 0, 0), (255, 255, 255)], cards), tmp_path / "index.html")
+    shown_on = Gallery("a run", "share", (0.0, 1.0), 99.0, [(0, 0, 0), (255, 255, 255)], cards)
+    write_page(shown_on, tmp_path / "index.html")
     page = new_page()
     page.goto((tmp_path / "index.html").as_uri())
     return page
