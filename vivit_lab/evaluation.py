@@ -36,7 +36,7 @@ from vivit_lab.planted.dataset import planted_batch
 from vivit_lab.planted.files import PlantedFile, read_planted
 from vivit_lab.video.preprocess import VivitImageProcessor
 from vivit_lab.video.read import read_clip
-from vivit_lab.video.suffixes import VIDEO_SUFFIXES
+from vivit_lab.video.suffixes import VIDEO_SUFFIXES, videos_below
 
 __all__ = [
     "PlantedClips",
@@ -197,7 +197,7 @@ def open_data(
         files, labels = _read_table(table)
         return Videos(files[:count], processor, config, stride, labels[:count] if labels else None)
     if path.is_dir():
-        found = sorted(item for item in path.rglob("*") if item.suffix.lower() in VIDEO_SUFFIXES)
+        found = videos_below(path)
         if not found:
             raise InputError(f"{path} holds no video ({', '.join(sorted(VIDEO_SUFFIXES))})")
         return Videos(found[:count], processor, config, stride)

@@ -14,7 +14,9 @@ from tests.bulk.tiny_bulk import tiny_run
 from vivit_lab.bulk.export import FORMATS, export
 from vivit_lab.bulk.results import BulkResults
 from vivit_lab.errors import ConfigError, InputError
+from vivit_lab.explain import load_pair
 from vivit_lab.render.movie import render_movie
+from vivit_lab.widgets.clip_explorer import ClipExplorer
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +177,10 @@ def test_a_part_that_is_not_done_is_a_gap_in_zarr(checkpoint, movies, tmp_path):
     group = zarr.open_group(BulkResults.open(out).to_zarr(tmp_path / "all.zarr"), mode="r")
     gone = np.isnan(group["logits"][:]).all(1)
     assert gone.tolist() == [8 <= place < 16 for place in range(20)]
+
+
+def test_a_clip_of_a_run_opens_in_the_explorer(finished, checkpoint):
+    model, _ = load_pair(str(checkpoint))
+    clip = finished.clip(3)
+    explorer = ClipExplorer(model, clip, threaded=False, method="rollout")
+    np.testing.assert_allclose(explorer.map.relevance[0], finished.map(3).relevance[0], rtol=2e-3, atol=1e-6)

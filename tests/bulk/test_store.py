@@ -1,5 +1,6 @@
 """Files that are whole or not there."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -74,6 +75,42 @@ def test_what_the_disk_refuses_is_told_plainly(tmp_path):
     (tmp_path / "clips").write_text("a file where a folder is wanted")
     with pytest.raises(StorageError, match=r"could not be written: .* start the same command again"):
         Store.at(tmp_path).write("clips/a.bin", b"one")
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (errno.ENOSPC, r"the disk is full\. .*make room and start the same command again"),
+        (errno.EDQUOT, r"the disk is full\. .*make room and start the same command again"),
+        (errno.EACCES, r"Permission denied\. .*mend that and start the same command again"),
+        (errno.EROFS, r"Read-only file system\. .*mend that and start the same command again"),
+        (errno.EIO, r"Input/output error\. .*mend that and start the same command again"),
+    ],
+)
+def test_each_refusal_has_its_own_words(number, says, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(StorageError, match=says) as caught:
+        Store.at(tmp_path).write("run.json", b"one", replace=False)
+    assert caught.value.errno == number
+    assert ("make room" in str(caught.value)) == (number in (errno.ENOSPC, errno.EDQUOT))
+    assert not (tmp_path / "run.json").exists()
+    assert Store.at(tmp_path).listing("_tmp") == {}
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_without_hard_links_does(number, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuse)
+    store = Store.at(tmp_path)
+    assert store.write("run.json", b"one", replace=False)
+    assert not store.write("run.json", b"two", replace=False)
+    assert store.read("run.json") == b"one"
+    assert store.listing("_tmp") == {}
 
 
 LIMITED = """

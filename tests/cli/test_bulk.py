@@ -11,6 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
 
 from tests.bulk.tiny_bulk import write_clips
@@ -78,6 +81,8 @@ def test_failed_clips_have_an_exit_code_and_a_retry(clips, checkpoint, tmp_path,
         (["status", "{tmp}"], "wanted the folder of a bulk run"),
         (["export", "{run}", "--to", "{tmp}/all.xlsx"], "choose one of parquet"),
         (["render", "{run}", "--out", "{tmp}/page", "--clip", "a", "--by", "loss"], "give either"),
+        (["heads", "{tmp}/none"], "holds no run to resume; name --data to begin one"),
+        (["heads", "{run}", "--data", "{clips}", "--stride", "2"], "holds a run with other stride"),
         (["heads", "{run}", "--masks", "random:x"], "random:REMOVED:COUNT"),
         (["heads", "{run}", "--masks", "{tmp}/none.json"], "holds no masks"),
     ],
@@ -101,6 +106,29 @@ def test_export_heads_and_render(run, tmp_path, capsys):
     assert main(["bulk", "render", str(run), "--out", str(page), *options]) == 0
     assert printed(capsys) == {"page": str(page / "index.html")}
     assert len(list((page / "movies").iterdir())) == len(list((page / "thumbnails").iterdir())) == 2
+
+
+@pytest.mark.parametrize("kind", ["folder", "csv", "parquet"])
+def test_heads_of_a_labelled_data_set_in_one_command(kind, run, clips, checkpoint, tmp_path, capsys):
+    videos = clips
+    if kind != "folder":
+        rows = [{"path": str(clips / f"clip-000{number}.mp4"), "label": str(number % 5)} for number in range(6)]
+        videos = tmp_path / f"clips.{kind}"
+        write = pyarrow.csv.write_csv if kind == "csv" else pyarrow.parquet.write_table
+        write(pa.Table.from_pylist(rows), videos)
+    out = tmp_path / "run"
+    options = ["--model", checkpoint, "--stride", 1, "--shard-size", 4, "--batch-size", 2, "--workers", 1, "--json"]
+    command = list(map(str, ["bulk", "heads", out, "--data", videos, *options, "--masks", "random:3:2"]))
+    assert main([*command, "--shards", "0"]) == 0
+    assert printed(capsys)["parts_done"] == 1
+    first = (out / "sweeps/random/part-000000-0000.parquet").stat().st_mtime_ns
+    assert main(command) == 0  # goes on
+    found = printed(capsys)
+    assert (found["parts_done"], found["parts"]) == (2, 2)
+    assert (out / "sweeps/random/part-000000-0000.parquet").stat().st_mtime_ns == first
+    assert [row["clips"] for row in found["masks"]] == [6, 6, 6]
+    assert main(["bulk", "heads", str(run), "--masks", "random:3:2", "--name", kind, "--workers", "1", "--json"]) == 0
+    assert printed(capsys)["masks"] == found["masks"]  # those of a whole run
 
 
 def is_open_below(process, path):

@@ -12,11 +12,12 @@ from typing import Any, Protocol
 
 import torch
 
-from vivit_lab.bulk.pool import PoolDecoder, die_with_parent, usable_cores
+from vivit_lab.bulk.pool import PoolDecoder
 from vivit_lab.bulk.rows import ClipRow
 from vivit_lab.bulk.shard import ShardReport, run_shard
 from vivit_lab.bulk.tasks import Task
 from vivit_lab.errors import BackendError, InputError
+from vivit_lab.processes import die_with_parent, usable_cores
 
 __all__ = ["Executor", "LocalExecutor", "OnShard"]
 

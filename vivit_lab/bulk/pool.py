@@ -9,8 +9,7 @@ from collections import deque
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TaskTimeoutError
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
-from threading import Thread
+from multiprocessing import get_context
 from typing import Any
 
 import torch
@@ -20,8 +19,9 @@ from vivit_lab.bulk.ahead import ReadAhead
 from vivit_lab.bulk.decode import DecodeSpec, decode_one, private_bytes
 from vivit_lab.bulk.rows import ClipRow, Failure, Outcome
 from vivit_lab.errors import BackendError, InputError
+from vivit_lab.processes import die_with_parent, usable_cores
 
-__all__ = ["PoolDecoder", "crash_failure", "die_with_parent", "start_worker", "usable_cores"]
+__all__ = ["PoolDecoder", "crash_failure", "start_worker"]
 
 _START_SECONDS = 180.0  # until the first process answers: it imports torch, and the machine may be busy
 _TRIES = 2  # of a clip whose decoder crashed or hung
@@ -95,7 +95,8 @@ class PoolDecoder(ReadAhead):
         ticket.cancel()
 
     def _submit(self, row: ClipRow) -> Any:
-        arguments = [row, self.spec, self.contents.get(row.clip_id) or private_bytes(row)]
+        given = self.contents.get(row.clip_id)
+        arguments = [row, self.spec, private_bytes(row) if given is None else given]
         try:
             return self._pool.schedule(decode_one, args=arguments, timeout=self.timeout)
         except RuntimeError as error:  # the pool broke meanwhile; whoever asks for the clip starts it anew
@@ -157,18 +158,6 @@ def crash_failure(row: ClipRow, exitcode: int | None) -> Failure:
     if exitcode is not None and exitcode < 0:
         how = f"was ended by {signal.Signals(-exitcode).name}"
     return Failure("decode", "crash", f"{row.path}: the process that decoded it {how}, {_TRIES} times")
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def die_with_parent() -> None:
-    """Let this process end when the one that started it does, also when that is killed."""
-    parent = parent_process()
-    assert parent is not None, "it is started by a pool"
-    Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def start_worker() -> None:

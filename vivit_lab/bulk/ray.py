@@ -11,9 +11,9 @@ from importlib.util import find_spec
 from typing import Any
 
 from vivit_lab.bulk.local import OnShard
-from vivit_lab.bulk.pool import usable_cores
 from vivit_lab.bulk.tasks import Task
 from vivit_lab.errors import BackendError, InputError, MissingExtraError
+from vivit_lab.processes import usable_cores
 
 __all__ = ["ClusterPlan", "RayExecutor", "plan_cluster"]
 

@@ -13,10 +13,11 @@ import numpy as np
 
 from vivit_lab.bulk.aggregate import SCORES, scores
 from vivit_lab.bulk.gallery import Card, Gallery, write_page
-from vivit_lab.bulk.pool import start_worker, usable_cores
+from vivit_lab.bulk.pool import start_worker
 from vivit_lab.bulk.rows import Failure
 from vivit_lab.colormap import choose_colormap, value_limits
 from vivit_lab.errors import InputError
+from vivit_lab.processes import usable_cores
 from vivit_lab.progress import progress_bar
 from vivit_lab.render.movie import render_movie
 from vivit_lab.render.painter import make_painter

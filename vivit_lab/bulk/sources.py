@@ -14,7 +14,7 @@ import pyarrow.csv
 from vivit_lab.bulk.rows import clip_id
 from vivit_lab.bulk.store import pc, pq
 from vivit_lab.errors import InputError
-from vivit_lab.video.suffixes import VIDEO_SUFFIXES
+from vivit_lab.video.suffixes import VIDEO_SUFFIXES, is_video_name
 
 __all__ = ["MANIFEST_SCHEMA", "list_clips"]
 
@@ -55,14 +55,14 @@ def list_clips(videos: str | os.PathLike[str] | list[str | os.PathLike[str]]) ->
     name = os.fspath(videos)
     fs, place = _open(name)
     if _has_pattern(name) and not fs.exists(place):
-        found = [item for item in fs.glob(place) if _is_video(item)]
+        found = [item for item in fs.glob(place) if is_video_name(item)]
         return _checked(pa.table({"path": _urls(fs, found)}), name)
     if fs.isdir(place):
         for suffix in _TABLES:
             table = f"{place.rstrip('/')}/manifest{suffix}"
             if fs.isfile(table):
                 return _checked(_read(fs, table), table)
-        found = [item for item in fs.find(place) if _is_video(item)]
+        found = [item for item in fs.find(place) if is_video_name(item)]
         return _checked(pa.table({"path": _urls(fs, found)}), name)
     if not fs.isfile(place):
         raise InputError(
@@ -88,10 +88,6 @@ def _has_pattern(name: str) -> bool:
 
 def _suffix(name: str) -> str:
     return PurePosixPath(name).suffix.lower()
-
-
-def _is_video(name: str) -> bool:
-    return _suffix(name) in VIDEO_SUFFIXES
 
 
 def _urls(fs: Any, places: list[str]) -> list[str]:

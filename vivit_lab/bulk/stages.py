@@ -25,7 +25,7 @@ from vivit_lab.memory import free_bytes
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.config import VivitConfig
 
-__all__ = ["ClipStage", "autocast_of", "find_batch_size", "head_statistics", "layout_of", "load_model_of"]
+__all__ = ["ClipStage", "autocast_of", "find_batch_size", "head_columns", "layout_of", "load_model_of"]
 
 _QUERIES = 32  # of "sampled" statistics: 1 % of a ViViT-B's pattern
 _LARGEST = 32
@@ -72,7 +72,7 @@ class ClipStage:
             maps = [(name, self._map(method, record, pixels)) for name, method in self.methods]
             heads = None
             if self.job.head_statistics != "none":
-                heads = head_statistics(record, all_queries=self.job.head_statistics == "all")
+                heads = head_columns(record, all_queries=self.job.head_statistics == "all")
             hidden = self._hidden(pixels)
         logits = getattr(record.output, "logits", None) if self.is_classifier else None
         rows: list[Result] = []
@@ -112,8 +112,12 @@ class ClipStage:
         return torch.stack([layer.select(1, 0) for layer in states], dim=1).half().cpu()
 
 
-def head_statistics(record: AttentionRecord, *, all_queries: bool = False) -> dict[str, np.ndarray]:
-    """Return what each head's attention is like, averaged over tubelet queries.
+def head_columns(record: AttentionRecord, *, all_queries: bool = False) -> dict[str, np.ndarray]:
+    """Return what each head's attention is like, averaged over tubelet queries: two columns of a row.
+
+    ``heads.head_statistics`` is the study of a model: a dozen numbers, of rows without their CLS entry, clip by clip,
+    with random queries and standard errors. Here a whole batch is read at once, the entropy is that of the full row,
+    and the queries are the same in every run, so that a resumed part has the same bits.
 
     Args:
         record: of a forward pass.

@@ -32,6 +32,7 @@ pc: Any = pyarrow.compute
 pq: Any = pyarrow.parquet
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # of FAT, SMB, many FUSE mounts
 _ROW_GROUP = 64  # rows; what is read for one map
 
 
@@ -134,7 +135,8 @@ class Store:
             Whether it was written; False where it was there before and was not to be replaced.
 
         Raises:
-            StorageError: the disk is full or does not take it; what was written before stays.
+            StorageError: the disk is full, or refuses the file for the reason that is named; what was written before
+                stays.
         """
         try:
             if self.is_local:
@@ -146,11 +148,12 @@ class Store:
                 return True
             return False
         except OSError as error:
-            why = "the disk is full" if error.errno in _FULL else f"{error.strerror or error}"
+            full = error.errno in _FULL
+            why, mend = ("the disk is full", "make room") if full else (str(error.strerror or error), "mend that")
             raise StorageError(
                 error.errno or errno.EIO,
-                f"{self.place(name)} could not be written: {why}. All parts that were finished before are whole; make "
-                "room and start the same command again, and it goes on where it stopped",
+                f"{self.place(name)} could not be written: {why}. All parts that were finished before are whole; "
+                f"{mend} and start the same command again, and it goes on where it stopped",
             ) from error
 
     def _write_local(self, name: str, content: bytes, replace: bool) -> bool:
@@ -215,11 +218,21 @@ class Store:
 
 
 def _linked(draft: Path, target: Path) -> bool:
-    """Give a draft its name; unlike a rename, this refuses a name that is taken."""
+    """Give a draft its name; unlike a rename, this refuses a name that is taken.
+
+    Where the file system has no hard links, a look goes before a rename: a name that is taken stays, but of two
+    processes that write it at the same moment the later one prevails.
+    """
     try:
         os.link(draft, target)
     except FileExistsError:
         return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if target.exists():
+            return False
+        draft.replace(target)
     return True
 
 

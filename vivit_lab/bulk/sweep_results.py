@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from vivit_lab.bulk.engine import drive, make_executor
+from vivit_lab.bulk.job import BulkJob
 from vivit_lab.bulk.local import Executor
 from vivit_lab.bulk.masks import MaskList
 from vivit_lab.bulk.run import open_run, prepare_run
@@ -138,6 +139,8 @@ def sweep_heads(
     run: str | os.PathLike[str],
     masks: MaskList,
     *,
+    job: BulkJob | None = None,
+    videos: str | os.PathLike[str] | Sequence[Any] | None = None,
     name: str | None = None,
     block_size: int = 16,
     executor: str | Executor = "local",
@@ -150,8 +153,11 @@ def sweep_heads(
     under one block of masks.
 
     Args:
-        run: the folder of a run (its own parts need not be done): it says which clips, model and sampling.
+        run: the folder of a run (its own parts need not be done): it says which clips, model and sampling. Where there
+            is none yet, it is made of ``job`` and ``videos``.
         masks: what is tried.
+        job: model, sampling and dtype; None takes those of the folder.
+        videos: the clips with their labels, see ``list_clips``; None takes those of the folder.
         name: of the sweep; that of the masks where None.
         block_size: masks of a part.
         executor: see ``run_bulk``.
@@ -159,14 +165,16 @@ def sweep_heads(
         progress: see ``run_bulk``.
 
     Raises:
-        InputError: the model has no classifier, the masks do not fit it, or an argument is wrong.
-        ConfigError: there is another sweep of that name, or the run was made with other weights or code.
+        InputError: there is no run and ``job`` or ``videos`` are missing, the model has no classifier, the masks do not
+            fit it, or an argument is wrong.
+        ConfigError: there is another sweep of that name, or the run was made with other settings, weights, code or
+            clips.
 
     Example:
-        >>> found = sweep_heads("run", MaskList.single(6, 6))
+        >>> found = sweep_heads("run", MaskList.single(6, 6), job=BulkJob("planted", stride=1), videos="clips.csv")
         >>> found.to_pandas().sort_values("accuracy_drop")
     """
-    folder = prepare_run(None, None, run)
+    folder = prepare_run(job, videos, run)
     task = prepare_sweep(folder, masks, name=name, block_size=block_size)
     drive(make_executor(executor), task, folder, shards, progress, f"heads, {len(masks)} masks")
     return HeadSweepResults(task)

@@ -30,6 +30,14 @@ bulk = typer.Typer(
 
 Out = Annotated[str, typer.Option("--out", help="The run's folder or URL; what is done there stays done.")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run.")]
+Model = Annotated[str | None, typer.Option("--model", "-m", help="Directory, Hub id, 'bundled' or 'planted'.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
+Sampling = Annotated[str | None, typer.Option(help="window (with --stride), or uniform over the segment.")]
+Stride = Annotated[int | None, typer.Option(min=1, help="Take one frame in so many.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or auto.")]
+Autocast = Annotated[str | None, typer.Option(help="bfloat16 or float16: torch.autocast.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Clips in a forward pass; found by default.")]
+ShardSize = Annotated[int | None, typer.Option(min=1, help="Clips of a part; 64.")]
 Engine = Annotated[str, typer.Option(help="local: processes of this machine; ray: a cluster (extra [ray]).")]
 Address = Annotated[str | None, typer.Option("--ray-address", help="Of a running Ray cluster, or auto.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Decoding processes; as many as there are cores.")]
@@ -45,23 +53,21 @@ def run(
         typer.Argument(metavar="VIDEOS", help="A folder, pattern, CSV or Parquet table, or URL. None resumes OUT."),
     ] = None,
     out: Out = "vivit-lab-bulk",
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Directory, Hub id, 'bundled' or 'planted'.")
-    ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
+    model: Model = None,
+    revision: Revision = None,
     method: Annotated[
         list[str] | None, typer.Option(help="A method, e.g. rollout:start_layer=8;head_fusion=max; may repeat.")
     ] = None,
     target: Annotated[str | None, typer.Option(help="The class to explain; each clip's prediction by default.")] = None,
-    sampling: Annotated[str | None, typer.Option(help="window (with --stride), or uniform over the segment.")] = None,
-    stride: Annotated[int | None, typer.Option(min=1, help="Take one frame in so many.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or auto.")] = None,
-    autocast: Annotated[str | None, typer.Option(help="bfloat16 or float16: torch.autocast.")] = None,
+    sampling: Sampling = None,
+    stride: Stride = None,
+    dtype: Dtype = None,
+    autocast: Autocast = None,
     head_statistics: Annotated[str | None, typer.Option(help="sampled, all or none.")] = None,
     hidden_states: Annotated[str | None, typer.Option(help="none, cls or tokens.")] = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="How many best classes a row names.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Clips in a forward pass; found by default.")] = None,
-    shard_size: Annotated[int | None, typer.Option(min=1, help="Clips of a part; 64.")] = None,
+    batch_size: BatchSize = None,
+    shard_size: ShardSize = None,
     compile: Annotated[bool | None, typer.Option("--compile", help="Use torch.compile.")] = None,
     engine: Engine = "local",
     ray_address: Address = None,
@@ -180,7 +186,18 @@ def render(
 
 @bulk.command()
 def heads(
-    run: Run,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run; with --data it is made.")],
+    data: Annotated[
+        str | None, typer.Option("--data", help="Labelled clips: a folder, pattern, CSV or Parquet table, or URL.")
+    ] = None,
+    model: Model = None,
+    revision: Revision = None,
+    sampling: Sampling = None,
+    stride: Stride = None,
+    dtype: Dtype = None,
+    autocast: Autocast = None,
+    batch_size: BatchSize = None,
+    shard_size: ShardSize = None,
     masks: Annotated[
         str, typer.Option(help="single; random:REMOVED:COUNT; or a JSON file: a list of [layer, head], or masks.")
     ] = "single",
@@ -196,17 +213,31 @@ def heads(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Run the clips of RUN under head masks: accuracy, margin and KL of each; resumes like a run."""
-    from vivit_lab.bulk.run import open_run
+    """Run clips under head masks: accuracy, margin and KL of each; the same command resumes.
+
+    The clips are those of RUN, or with --data any labelled ones, for which RUN is made.
+    """
+    given = {
+        "model": model, "revision": revision, "sampling": sampling, "stride": stride, "dtype": dtype,
+        "autocast": autocast, "batch_size": batch_size, "shard_size": shard_size,
+    }  # fmt: skip
+    from vivit_lab.bulk.run import prepare_run
     from vivit_lab.bulk.sweep_results import sweep_heads
 
-    info = open_run(run).info
-    chosen = _masks(masks, info["layers"], info["heads"], seed)
+    job = _job(
+        {key: value for key, value in given.items() if value is not None}, run, resumes=data is None, videos="--data"
+    )
     with _interruptible(run, quiet=as_json):
+        info = prepare_run(job, data, run).info
+        chosen = _masks(masks, info["layers"], info["heads"], seed)
         found = sweep_heads(
             run, chosen, name=name, block_size=block_size, shards=shards, progress=False if as_json else None,
             executor=_engine(engine, ray_address, workers, device, timeout),
         )  # fmt: skip
+    _show_sweep(found, as_json=as_json)
+
+
+def _show_sweep(found: Any, *, as_json: bool) -> None:
     done, parts = found.parts
     if as_json:
         return print_json(
@@ -235,7 +266,7 @@ def _masks(text: str, layers: int, heads: int, seed: int) -> Any:
     return MaskList.load(text, layers, heads)
 
 
-def _job(given: dict[str, Any], out: str, *, resumes: bool) -> Any:
+def _job(given: dict[str, Any], out: str, *, resumes: bool, videos: str = "the VIDEOS") -> Any:
     """Return the job of the options; those of a run that is there stand where an option is left out."""
     from vivit_lab.bulk.job import BulkJob
     from vivit_lab.bulk.run import open_run
@@ -243,7 +274,7 @@ def _job(given: dict[str, Any], out: str, *, resumes: bool) -> Any:
 
     there = Store.at(out).exists("run.json")
     if resumes and not there:
-        raise InputError(f"{out} holds no run to resume; name the VIDEOS to begin one")
+        raise InputError(f"{out} holds no run to resume; name {videos} to begin one")
     stored = open_run(out).job.to_dict() if there else {}
     return BulkJob.from_dict({**(stored or {"methods": ["rollout"]}), **given})
 

@@ -10,9 +10,8 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import torch
@@ -32,6 +31,7 @@ from vivit_lab.faithfulness.sanity import check_sanity
 from vivit_lab.faithfulness.sensitivity import SensitivityN
 from vivit_lab.hooks.targets import OwnEmbedding
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.processes import die_with_parent
 from vivit_lab.progress import progress_bar
 
 __all__ = ["EvaluationPlan", "evaluate", "label_of"]
@@ -322,9 +322,7 @@ _JOB: list[_Job] = []  # a worker's own
 
 
 def _start(job: _Job) -> None:
-    parent = parent_process()
-    assert parent is not None, "it is started by the pool"
-    Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()  # a killed run leaves nobody working
+    die_with_parent()  # a killed run leaves nobody working
     torch.set_num_threads(1)
     _JOB[:] = [job]
 

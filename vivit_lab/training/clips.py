@@ -17,7 +17,7 @@ from vivit_lab.errors import InputError, VideoError
 from vivit_lab.progress import progress_bar
 from vivit_lab.video.decode import decode_frames
 from vivit_lab.video.index import FrameIndex, load_index
-from vivit_lab.video.suffixes import VIDEO_SUFFIXES
+from vivit_lab.video.suffixes import VIDEO_SUFFIXES, videos_below
 
 __all__ = ["LabelledClip", "class_names", "find_clips", "read_window", "readable_clips", "split_clips", "stretch_of"]
 
@@ -74,8 +74,7 @@ def _read_folders(path: Path, split: str | None) -> list[LabelledClip]:
     found = [
         LabelledClip(file, folder.name, split)
         for folder in sorted(item for item in path.iterdir() if item.is_dir() and not item.name.startswith("."))
-        for file in sorted(folder.rglob("*"))
-        if file.suffix.lower() in VIDEO_SUFFIXES
+        for file in videos_below(folder)
     ]
     if not found:
         raise InputError(

@@ -1,8 +1,20 @@
-"""What video files are called."""
+"""What video files are called, and those of a directory."""
 
 from __future__ import annotations
 
-__all__ = ["VIDEO_SUFFIXES"]
+from pathlib import Path, PurePath
+
+__all__ = ["VIDEO_SUFFIXES", "is_video_name", "videos_below"]
 
 #: Endings of file names that are taken for videos where a directory is searched, in lower case.
 VIDEO_SUFFIXES = frozenset({".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm"})
+
+
+def is_video_name(name: str | PurePath) -> bool:
+    """Whether a path or URL ends as a video's does, in capitals too."""
+    return PurePath(name).suffix.lower() in VIDEO_SUFFIXES
+
+
+def videos_below(folder: Path) -> list[Path]:
+    """Return the videos of a directory and those below it, in order of their paths."""
+    return sorted(file for file in folder.rglob("*") if is_video_name(file))

@@ -16,7 +16,7 @@ from vivit_lab.explain import load_pair
 from vivit_lab.planted.clip import planted_clip
 from vivit_lab.planted.config import PlantedConfig
 from vivit_lab.video.read import read_clip
-from vivit_lab.video.suffixes import VIDEO_SUFFIXES
+from vivit_lab.video.suffixes import VIDEO_SUFFIXES, is_video_name
 from vivit_lab.widgets.base import LabWidget
 from vivit_lab.widgets.executor import Task
 
@@ -148,7 +148,7 @@ class LoadPanel(LabWidget):
             InputError: its name is not that of a video.
         """
         name = Path(str(content.get("name", ""))).name
-        if Path(name).suffix.lower() not in VIDEO_SUFFIXES:
+        if not is_video_name(name):
             raise InputError(f"{name!r} is no video: wanted one of {', '.join(sorted(VIDEO_SUFFIXES))}")
         if self._uploads is None:
             self._uploads = tempfile.TemporaryDirectory(prefix="vivit-lab-")
