@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import vivit_lab as lab
+from tests.golden.make_planted import table
 from vivit_lab.attribution.registry import METHODS
 from vivit_lab.checkpoints.bundled import bundled_model_path
 from vivit_lab.evaluation import all_methods
@@ -66,6 +67,14 @@ def test_rollouts_do_not_react_to_the_classifier_and_the_report_says_so(report):
     assert any("does not depend on the classifier" in line for line in said)
 
 
+def test_the_readme_names_the_methods_that_fail_sanity_checks(report):
+    assert set(report.sanity) == set(report.methods) - set(report.controls)
+    agnostic = {name for name, result in report.sanity.items() if not result.depends_on_classifier}
+    assert agnostic == {"RawAttention", "AttentionRollout", "ValueNormRollout"}
+    kept = {name.split("(")[0] for name, result in report.sanity.items() if not result.passes} - agnostic
+    assert kept == {"SmoothGrad", "Rise"}
+
+
 def test_scores_of_its_first_clips_come_out_again(report, planted):
     model, processor = planted
     data = lab.open_data("planted", model.config, processor, count=8)
@@ -83,9 +92,13 @@ def test_the_classifier_is_what_its_card_says(planted):
     model, _ = planted
     folder = bundled_model_path("planted")
     card, stored = (folder / "README.md").read_text(encoding="utf-8"), json.loads((folder / "report.json").read_text())
-    for rate in stored["rates"].values():
-        figures = f"{rate['rate']:.3f} [{rate['low']:.3f}, {rate['high']:.3f}]"
-        assert figures in card or rate is stored["rates"].get("moved_window_same")
+    assert table(stored) in card
+    rates = {name: rate["rate"] for name, rate in stored["rates"].items()}
+    assert stored["count"] >= 1000
+    assert rates["accuracy"] >= 0.9
+    assert abs(rates["single_frame"] - stored["chance"]) <= 0.03
+    assert rates["shuffled"] < 0.5
+    assert rates["reversal_flip"] >= 0.8
     assert sum(path.stat().st_size for path in folder.glob("*.safetensors")) <= 6_000_000
     assert model.config.num_hidden_layers >= 6
     assert model.config.num_attention_heads >= 6

@@ -47,7 +47,7 @@ def heads() -> HeadExplorer:
     """A planted clip, with the heads of the last layer but one that matter least switched off."""
     model, processor = load_pair("planted")
     clip = processor.prepare(planted_clip(PlantedConfig(split="test"), 4).clip())
-    shown = HeadExplorer(model, clip, color_by="michel", frame=8, layer=4, head=3, threaded=False)
+    shown = HeadExplorer(model, clip, color_by="michel", frame=4, layer=4, head=3, threaded=False)
     shown.mask = HeadMask.from_scores(shown.score().values, fraction=0.75)
     return shown
 
