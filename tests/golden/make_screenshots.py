@@ -110,7 +110,10 @@ def main() -> None:
             page = browser.new_page(viewport={"width": width, "height": 400}, color_scheme=scheme)  # type: ignore[arg-type]
             page.goto(live_page(made, Path(directory) / f"{name}.html").as_uri())
             page.wait_for_selector(".vl[data-ready=true]")
-            page.wait_for_function("() => document.querySelector('canvas[role=application]').dataset.frame === '8'")
+            page.wait_for_function(
+                "frame => document.querySelector('canvas[role=application]').dataset.frame === frame",
+                arg=str(made.frame),
+            )
             shot = Path(directory) / f"{name}.png"
             page.locator(".vl").screenshot(path=str(shot))
             Image.open(shot).convert("RGB").save(PICTURES / f"{name}.jpg", quality=82)
