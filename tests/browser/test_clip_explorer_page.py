@@ -31,15 +31,15 @@ def pixels(page):
 
 def set_traits(page, **traits):
     """Set traits and wait until the picture was drawn with them."""
-    page.evaluate(
-        """async (traits) => {
-          const {dataset} = document.querySelector("canvas[role=application]");
-          const before = dataset.drawn;
+    before = page.evaluate(
+        """(traits) => {
+          const before = document.querySelector("canvas[role=application]").dataset.drawn;
           Object.entries(traits).forEach(([name, value]) => widgetModel.set(name, value));
-          while (dataset.drawn === before) await new Promise(requestAnimationFrame);
+          return before;
         }""",
         traits,
     )
+    drawn(page, before)
 
 
 def drawn(page, before):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.browser.conftest import free_port, in_kernel, kernel_of, serve, until
+from tests.browser.conftest import free_port, in_kernel, kernel_of, serve, settle, until
 
 # the widgets that a load panel, tabs and the model make, and the results' own; quick ones, for both front ends
 CELLS = [
@@ -44,6 +44,7 @@ def use_widgets(page):
         page.wait_for_selector(selector)
     canvas = page.locator(".vl-explorer canvas[role=application]")
     pixels = "node => node.getContext('2d').getImageData(0, 0, node.width, node.height).data.join()"
+    settle(page)
     before = canvas.evaluate(pixels)
     box = canvas.bounding_box()
     canvas.click(position={"x": 3.5 / 6 * box["width"], "y": 2.5 / 6 * box["height"]})

@@ -91,7 +91,7 @@ def test_urls_are_fetched(movies):
 
 def test_a_video_may_come_from_whoever_asks(movies):
     gone = row("memory://nowhere/gone.mp4")
-    with PoolDecoder(spec(), workers=1, tries=1) as decoder:
+    with PoolDecoder(spec(), workers=1) as decoder:
         decoder.contents[gone.clip_id] = movies[0].read_bytes()
         found = next(decoder([gone]))
     np.testing.assert_array_equal(found.pixels, decode_one(row(movies[0]), spec()).pixels)
@@ -117,7 +117,7 @@ def test_a_decoder_that_hangs_costs_its_clip_alone(movies, tmp_path):
         found = list(decoder(rows))
     assert [type(one) for one in found] == [Decoded, Failure, Decoded, Decoded]
     assert (found[1].stage, found[1].kind) == ("decode", "timeout")
-    assert "more than 1.5 s, 2 times" in found[1].message
+    assert "more than 1.5 s in the last of 2 tries" in found[1].message
 
 
 @contextmanager
@@ -158,7 +158,7 @@ def test_a_decoder_that_crashes_costs_its_clip_alone(movies, tmp_path):
         found = list(decoder([row(movies[0]), row(poison), row(movies[1])]))
     assert [type(one) for one in found] == [Decoded, Failure, Decoded]
     assert (found[1].stage, found[1].kind) == ("decode", "crash")
-    assert "SIGSEGV, 2 times" in found[1].message
+    assert "SIGSEGV in the last of 2 tries" in found[1].message
 
 
 def test_processes_that_are_ended_while_they_wait_cost_no_clip(movies):
@@ -177,7 +177,7 @@ def test_processes_that_are_ended_while_they_wait_cost_no_clip(movies):
 
 def test_wrong_numbers():
     for fields in ({"workers": 0}, {"timeout": 0}, {"ahead": 0}):
-        with pytest.raises(InputError, match="wanted workers, timeout, ahead and tries above 0"):
+        with pytest.raises(InputError, match="wanted workers, timeout and ahead above 0"):
             PoolDecoder(spec(), **fields)
 
 

@@ -78,6 +78,13 @@ def test_missing_notebooks_and_a_missing_jupyterlab_are_said(monkeypatch, tmp_pa
     assert "pip install 'vivit-lab[lab]'" in capsys.readouterr().err
 
 
+def test_what_is_no_option_is_not_handed_on(capsys):
+    assert main(["lab", "folder"]) == 1
+    assert "wanted options of JupyterLab after two hyphens, such as -- --ip=0.0.0.0; got 'folder'" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
 def test_the_wheel_carries_the_notebooks():
     import tomllib
 

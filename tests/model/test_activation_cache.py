@@ -77,12 +77,15 @@ def test_pytorchs_own_hooks_that_write_in_place_do_not_reach_it_either(model, pi
     assert torch.equal(got["resid_post", 0], want["resid_post", 0])
 
 
-def test_a_cache_is_apart_from_input_and_output(pixels):
+@pytest.mark.parametrize("by_keyword", [False, True])
+def test_a_cache_is_apart_from_input_and_output(pixels, by_keyword):
     model = make()
     with torch.no_grad():
         stream = model.run_with_hooks(pixels, stop_at_layer=1)
         before = stream.clone()
-        end, cache = model.run_with_cache(stream, start_at_layer=1, stop_at_layer=2)
+        given = {"pixel_values": stream} if by_keyword else {}
+        inputs = () if by_keyword else (stream,)
+        end, cache = model.run_with_cache(*inputs, **given, start_at_layer=1, stop_at_layer=2)
         output, whole = model.run_with_cache(pixels, output_hidden_states=True)
         kept = {name: value.clone() for name, value in whole.items()}
         last = end.clone()
@@ -91,6 +94,7 @@ def test_a_cache_is_apart_from_input_and_output(pixels):
     assert torch.equal(cache["resid_pre", 1], before)
     assert torch.equal(cache["resid_post", 1], last)
     assert all(torch.equal(value, kept[name]) for name, value in whole.items())
+    assert whole["resid_post", 0] is whole["resid_pre", 1]  # one tensor, held once
 
 
 @pytest.mark.parametrize("what", LARGE)

@@ -105,7 +105,7 @@ COUNTS = st.dictionaries(st.text("abc", min_size=1, max_size=3), st.integers(1, 
 @settings(deadline=None)
 @given(COUNTS, st.floats(0.01, 0.9), st.integers(0, 5))
 def test_a_split_takes_its_share_of_each_class(counts, share, seed):
-    clips = [LabelledClip(number, label) for label, count in counts.items() for number in range(count)]
+    clips = [LabelledClip(f"{label}/{number}", label) for label, count in counts.items() for number in range(count)]
     train, held = split_clips(clips, share, seed)
     assert sorted(map(id, train + held)) == sorted(map(id, clips))
     assert (train, held) == split_clips(clips, share, seed)
@@ -124,6 +124,20 @@ def test_stretches_of_one_video_stay_together():
     train, held = split_clips(clips, 0.4)
     assert {clip.path for clip in train} & {clip.path for clip in held} == set()
     assert len(held) == 3 * 2  # two of six videos; the only one of class b is trained on
+
+
+def test_a_video_of_two_classes_is_on_one_side_and_each_class_is_trained_on():
+    both = [
+        LabelledClip(video, name, None, start) for video in range(10) for start, name in ((0.0, "open"), (1.0, "shut"))
+    ]
+    train, held = split_clips(both, 0.2)
+    assert {clip.path for clip in train} & {clip.path for clip in held} == set()
+    assert 2 <= len({clip.path for clip in held}) <= 4
+    few = [LabelledClip(video, name) for video, name in ((0, "a"), (1, "a"), (0, "b"), (2, "b"), (1, "c"), (2, "c"))]
+    for seed in range(20):
+        train, held = split_clips(few, 0.5, seed)
+        assert {clip.label for clip in train} == {"a", "b", "c"}
+        assert {clip.path for clip in train} & {clip.path for clip in held} == set()
 
 
 def test_another_seed_splits_otherwise_and_a_given_split_is_kept():

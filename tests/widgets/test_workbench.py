@@ -65,7 +65,7 @@ def test_patching_runs_when_it_is_asked_for(bench):
     assert sum(hasattr(one, "live") for one in bench._boxes["Patching"].children) == 1
 
 
-@pytest.mark.parametrize("end", ["done", "cancelled"])
+@pytest.mark.parametrize("end", ["done", "cancelled", "failed"])
 def test_a_tab_opened_while_patching_runs_waits_and_drops_nothing(checkpoint, video, monkeypatch, end):
     begun, go_on = threading.Event(), threading.Event()
 
@@ -73,6 +73,8 @@ def test_a_tab_opened_while_patching_runs_waits_and_drops_nothing(checkpoint, vi
         def __call__(self, *arguments):
             begun.set()
             assert go_on.wait(60)
+            if end == "failed":
+                raise InputError("patching broke")
             return super().__call__(*arguments)
 
     monkeypatch.setattr(module, "ActivationPatching", Slow)
@@ -89,6 +91,12 @@ def test_a_tab_opened_while_patching_runs_waits_and_drops_nothing(checkpoint, vi
         bench.panel._on_message(bench.panel, {"type": "cancel"}, [])
     go_on.set()
     assert bench.wait()
+    if end == "failed":  # the error is there to be read, and nothing opened over it
+        assert "patching broke" in bench.panel.error
+        assert not bench.panel.busy
+        assert not {"Logit lens", "Patching"} & set(bench.views)
+        bench.close()
+        return
     assert "Logit lens" in bench.views
     assert ("Patching" in bench.views) == (end == "done")
     assert (bench.panel.error, bench.panel.busy, bench.panel.status) == ("", False, "Logit lens is ready.")

@@ -36,7 +36,8 @@ class PoolDecoder(ReadAhead):
         workers: processes; all usable cores where None.
         timeout: seconds that a clip may take before its process is ended.
         ahead: clips that are decoded or being decoded before they are asked for; twice the workers plus 8 where None.
-        tries: how often a clip is given to a process before its crash or hang is taken for its own.
+        tried: how often another decoder has tried each clip already: a clip is given to two processes in all, before
+            its crash or hang is taken for its own.
 
     Raises:
         InputError: a number is not positive.
@@ -50,16 +51,15 @@ class PoolDecoder(ReadAhead):
         workers: int | None = None,
         timeout: float = 120.0,
         ahead: int | None = None,
-        tries: int = _TRIES,
+        tried: int = 0,
     ) -> None:
         workers = usable_cores() if workers is None else workers
-        if workers < 1 or not timeout > 0 or (ahead is not None and ahead < 1) or tries < 1:
+        if workers < 1 or not timeout > 0 or (ahead is not None and ahead < 1):
             raise InputError(
-                "wanted workers, timeout, ahead and tries above 0, got "
-                f"workers={workers}, timeout={timeout}, ahead={ahead}, tries={tries}"
+                f"wanted workers, timeout and ahead above 0, got workers={workers}, timeout={timeout}, ahead={ahead}"
             )
         super().__init__(2 * workers + 8 if ahead is None else ahead)
-        self.spec, self.timeout, self.workers, self.tries = spec, timeout, workers, tries
+        self.spec, self.timeout, self.workers, self.tried = spec, timeout, workers, tried
         self.contents: dict[str, bytes] = {}
         """Videos that the caller has already: id → file."""
         self._pool = self._new_pool()
@@ -105,7 +105,7 @@ class PoolDecoder(ReadAhead):
             return broken
 
     def _result(self, row: ClipRow, ticket: Any) -> Outcome:
-        future, failed, renewed = ticket, 0, 0
+        future, failed, renewed = ticket, self.tried, 0
         while True:
             try:
                 return future.result()
@@ -121,7 +121,7 @@ class PoolDecoder(ReadAhead):
                         f"the processes that decode end before they are given a clip ({error})"
                     ) from error
                 self._renew()
-            if failure is not None and failed >= self.tries:
+            if failure is not None and failed >= _TRIES:
                 return failure
             future = self._submit(row)
 
@@ -149,7 +149,9 @@ class PoolDecoder(ReadAhead):
 
 def _timeout_failure(row: ClipRow, seconds: float) -> Failure:
     """Return the failure of a clip whose decoder hung."""
-    return Failure("decode", "timeout", f"{row.path}: decoding took more than {seconds:g} s, {_TRIES} times")
+    return Failure(
+        "decode", "timeout", f"{row.path}: decoding took more than {seconds:g} s in the last of {_TRIES} tries"
+    )
 
 
 def crash_failure(row: ClipRow, exitcode: int | None) -> Failure:
@@ -157,7 +159,7 @@ def crash_failure(row: ClipRow, exitcode: int | None) -> Failure:
     how = "ended" if exitcode is None else f"ended with code {exitcode}"
     if exitcode is not None and exitcode < 0:
         how = f"was ended by {signal.Signals(-exitcode).name}"
-    return Failure("decode", "crash", f"{row.path}: the process that decoded it {how}, {_TRIES} times")
+    return Failure("decode", "crash", f"{row.path}: the process that decoded it {how} in the last of {_TRIES} tries")
 
 
 def start_worker() -> None:

@@ -57,7 +57,7 @@ def decode_in_time(row: ClipRow, spec: DecodeSpec, timeout: float, content: byte
 def _decode_watched(row: ClipRow, spec: DecodeSpec, timeout: float, content: bytes | None) -> Iterator[Any]:
     """Say on which node the work begins, then do it in a process whose end tells a crash from a hang; Ray does not."""
     yield ray.get_runtime_context().get_node_id()
-    with PoolDecoder(spec, workers=1, timeout=timeout, tries=1) as decoder:
+    with PoolDecoder(spec, workers=1, timeout=timeout, tried=1) as decoder:
         if content is not None:
             decoder.contents[row.clip_id] = content
         yield from decoder([row])

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from vivit_lab.cli.options import Debug, errors
-from vivit_lab.errors import BundledDataError, MissingExtraError
+from vivit_lab.errors import BundledDataError, InputError, MissingExtraError
 
 __all__ = ["lab", "notebooks_directory", "prepare_notebooks"]
 
@@ -73,6 +73,8 @@ def lab(
     """Start JupyterLab with the notebooks and open it. It keeps Jupyter's token; Ctrl-C ends it."""
     if importlib.util.find_spec("jupyterlab") is None:
         raise MissingExtraError("JupyterLab is not installed: pip install 'vivit-lab[lab]'")
+    if wrong := [option for option in options or [] if not option.startswith("-")]:
+        raise InputError(f"wanted options of JupyterLab after two hyphens, such as -- --ip=0.0.0.0; got {wrong[0]!r}")
     folder, copied = prepare_notebooks(dir)
     if copied:
         errors.print(f"copied {len(copied)} notebooks to {folder}", highlight=False)

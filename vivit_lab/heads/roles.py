@@ -21,10 +21,10 @@ __all__ = ["ROLES", "HeadRoles", "head_roles"]
 
 #: Role → what it means.
 ROLES = {
-    "motion": "needed more for the clip than for the clip standing still",
-    "place": "needed for the clip standing still as well, and no more for the moving one that could be found",
+    "motion": "needed for the clip, and more than for the clip standing still",
+    "place": "needed for the clip standing still, and not found to be needed more for the moving one",
     "undecided": "needed for the clip, but whether for motion or for what one frame shows was not found",
-    "nothing": "no effect was found, which does not prove that there is none",
+    "nothing": "not found to be needed, which does not prove that it is not",
 }
 _COLOURS = {"motion": "#0b62b8", "place": "#d1701c", "undecided": "#5a5a5a", "nothing": "#a0a0a0"}
 
@@ -52,8 +52,8 @@ class HeadRoles:
     @property
     def roles(self) -> list[list[str]]:
         """For each layer, the role of each head."""
-        motion = (self.temporal.q <= self.rate) & (self.temporal.mean > 0)
         still, needed = ((table.q <= self.rate) & (table.mean < 0) for table in (self.still, self.effects))
+        motion = needed & (self.temporal.q <= self.rate) & (self.temporal.mean > 0)
         code = torch.where(motion, 0, torch.where(still, 1, torch.where(needed, 2, 3))).tolist()
         names = list(ROLES)
         return [[names[value] for value in row] for row in code]
@@ -143,8 +143,9 @@ class HeadRoles:
 def head_roles(effects: EffectTable, temporal: EffectTable, *, rate: float = 0.05) -> HeadRoles:
     """Say what each head carries, with false discoveries held to ``rate`` in each table (Benjamini & Hochberg 1995).
 
-    ``"motion"``: its causal temporal score is above 0. ``"place"``: else, if ablating it lowers the target of the clip
-    standing still. ``"undecided"``: else, if it lowers that of the clip. ``"nothing"``: none was found.
+    ``"motion"``: ablating it lowers the target, and its causal temporal score is above 0. ``"place"``: else, if
+    ablating it lowers the target of the clip standing still. ``"undecided"``: else, if it lowers that of the clip.
+    ``"nothing"``: none was found.
 
     Args:
         effects: of ``AblationEffects``, axes layer and head.

@@ -126,7 +126,7 @@ def cached_run(
             f"{'the output' if stop is None else f'the stream before layer {stop}'}"
         )
     cache = ActivationCache(
-        _apart(keeper.kept, (inputs, output)),
+        _apart(keeper.kept, (inputs, tuple(forward.values()), output)),
         model,
         grid=grid,
         tokens=keeper.tokens,
@@ -181,9 +181,16 @@ def _written_by_others(model: Any) -> bool:
 def _apart(kept: dict[str, Tensor], theirs: Any) -> dict[str, Tensor]:
     """Copy what shares its memory with the caller's tensors, who may write into them later."""
     taken = {tensor.untyped_storage()._cdata for tensor in _tensors(theirs)}
-    return {
-        name: tensor.clone() if tensor.untyped_storage()._cdata in taken else tensor for name, tensor in kept.items()
-    }
+    copies: dict[Any, Tensor] = {}  # one tensor at two points is copied once
+
+    def apart(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()._cdata
+        if storage not in taken:
+            return tensor
+        key = (storage, tensor.storage_offset(), tensor.shape, tensor.stride())
+        return copies.setdefault(key, tensor.clone()) if key not in copies else copies[key]
+
+    return {name: apart(tensor) for name, tensor in kept.items()}
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -127,9 +127,9 @@ def split_clips(
     """Return the clips to train on and those to validate on; clips of a split ``"test"`` are in neither.
 
     Where the data has a split ``"validation"``, that is taken. Else a share of the videos of each class is drawn, at
-    least one of a class that has two, none of one that has one; all clips of the class in such a video go with it, so
-    that no two stretches of one video tell of each other. The draw depends on the seed and on the order of the clips of
-    a class, and not on other classes.
+    least one of a class that has two, none of one that has one; all clips of such a video go with it, of whatever
+    class, so that no two stretches of one video tell of each other. Where videos hold several classes, a class that
+    would have none left to train on gets one back. The draw depends on the seed and on the order of a class's clips.
 
     Args:
         clips: as found.
@@ -147,20 +147,18 @@ def split_clips(
         raise InputError(f"of {len(clips)} clips none is for training (split train, or none given)")
     if own or not validation:
         return rest, own
-    classes = defaultdict(list)
-    for place, clip in enumerate(rest):
-        classes[clip.label].append(place)
-    chosen: set[int] = set()
-    for label, places in classes.items():
-        videos = list(dict.fromkeys(rest[place].path for place in places))
+    classes: dict[str, dict[Any, None]] = defaultdict(dict)
+    for clip in rest:
+        classes[clip.label][clip.path] = None
+    held = set()
+    for label, videos in classes.items():
         count = min(max(round(validation * len(videos)), 1), len(videos) - 1)
         generator = np.random.default_rng([seed, crc32(label.encode())])
-        held = {videos[number] for number in generator.permutation(len(videos))[:count]}
-        chosen.update(place for place in places if rest[place].path in held)
-    return (
-        [clip for place, clip in enumerate(rest) if place not in chosen],
-        [clip for place, clip in enumerate(rest) if place in chosen],
-    )
+        held.update(list(videos)[number] for number in generator.permutation(len(videos))[:count])
+    for videos in classes.values():
+        if held.issuperset(videos):  # drawn for other classes too
+            held.discard(next(iter(videos)))
+    return [clip for clip in rest if clip.path not in held], [clip for clip in rest if clip.path in held]
 
 
 def readable_clips(

@@ -109,8 +109,8 @@ class LabWidget(anywidget.AnyWidget):
             done(result)
 
         def failed(error: Exception) -> None:
+            self.show_error(error)  # first, so that who waits for the end sees it
             self.busy = False
-            self.show_error(error)
 
         def report(step: int, total: int | None) -> None:
             self.progress = min(step / total, 1.0) if total else -1.0
