@@ -70,11 +70,11 @@ def test_the_notebook_in_jupyterlab(run_notebook):
     # a click: the kernel answers with another map
     before = pixels(page)
     click_patch(page, 1, 4)
-    in_kernel(page, "explorer.record.grid.position(explorer.query)", "(4, 1, 4)")
-    in_data(page, "query", 1 + 4 * 36 + 10)
+    in_kernel(page, "explorer.record.grid.position(explorer.query)", "(2, 1, 4)")
+    in_data(page, "query", 1 + 2 * 36 + 10)
     assert np.abs(pixels(page) - before).max() > 5
     # the linked view shows the column of the same token
-    in_data(page, "query", 1 + 4 * 36 + 10, index=1)
+    in_data(page, "query", 1 + 2 * 36 + 10, index=1)
     shown = page.in_kernel("print(other.map.relevance.argmax().item(), other.direction, other.error)")
     exact = page.in_kernel("print(explorer.record.columns(3, explorer.query)[0].mean(0)[1:].argmax().item())")
     assert shown.split() == [exact, "attended_by"]
