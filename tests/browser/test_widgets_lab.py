@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.browser.conftest import in_kernel, until
+from vivit_lab.evaluation import stored_report
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent.parent / "notebooks"
 PIXELS = """(selector) => {
@@ -119,7 +120,9 @@ def test_results_answer_clicks(run_notebook):
     score = page.locator("[aria-label^='CheferRelevance, joint_ap']")
     score.scroll_into_view_if_needed()
     score.click()
-    in_kernel(page, "table.method, table.metric, len(table._scores)", "CheferRelevance joint_ap 216")
+    in_kernel(
+        page, "table.method, table.metric, len(table._scores)", f"CheferRelevance joint_ap {len(stored_report().clips)}"
+    )
     page.wait_for_function(
         "() => document.querySelector('.vl-dotstitle').textContent.startsWith('CheferRelevance, joint ap')"
     )
