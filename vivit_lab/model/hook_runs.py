@@ -188,7 +188,9 @@ def _apart(kept: dict[str, Tensor], theirs: Any) -> dict[str, Tensor]:
         if storage not in taken:
             return tensor
         key = (storage, tensor.storage_offset(), tensor.shape, tensor.stride())
-        return copies.setdefault(key, tensor.clone()) if key not in copies else copies[key]
+        if key not in copies:
+            copies[key] = tensor.clone()
+        return copies[key]
 
     return {name: apart(tensor) for name, tensor in kept.items()}
 
