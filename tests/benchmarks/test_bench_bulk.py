@@ -9,9 +9,10 @@ import pyarrow as pa
 import pytest
 import torch
 
-from tests.benchmarks.measure import interleaved, one_thread, report
+from tests.benchmarks.measure import interleaved, one_thread, peak_bytes, report
 from tests.bulk.tiny_bulk import write_clips
 from vivit_lab.attribution.rollout import AttentionRollout
+from vivit_lab.bulk import stages
 from vivit_lab.bulk.decode import decode_one
 from vivit_lab.bulk.engine import run_bulk
 from vivit_lab.bulk.job import BulkJob
@@ -152,3 +153,23 @@ def test_a_million_rows_open_at_once(checkpoint, tmp_path):
     )
     assert seconds < 2
     assert max(each) < 0.050
+
+
+FORWARD = """
+import torch
+from vivit_lab.attribution.rollout import AttentionRollout
+from vivit_lab.hooks.recorder import record_attention
+from vivit_lab.model.classifier import VivitForVideoClassification
+from vivit_lab.model.config import VivitConfig
+model = VivitForVideoClassification(VivitConfig(num_labels=400)).eval()
+pixels = torch.rand({count}, 32, 3, 224, 224)
+"""
+
+
+def test_a_batch_that_is_found_fits_into_half_of_what_is_free(monkeypatch):
+    free = 2 << 30
+    monkeypatch.setattr(stages, "free_bytes", lambda device: free)
+    count = stages.find_batch_size(VivitConfig(), torch.device("cuda"))
+    taken = peak_bytes(FORWARD.format(count=count), "heat = AttentionRollout()(record_attention(model, pixels))")
+    print(f"\n{count} clips of ViT-B shape: {taken / 1e6:.0f} MB above the model, {free / 1e6:.0f} MB free")
+    assert taken <= free // 2

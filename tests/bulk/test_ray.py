@@ -3,6 +3,7 @@
 All of it runs on one small cluster: a head that computes nothing, and three nodes of two CPUs.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from vivit_lab.bulk.ray import ClusterPlan, RayExecutor, plan_cluster
 from vivit_lab.bulk.results import BulkResults
 from vivit_lab.bulk.rows import ClipRow
 from vivit_lab.bulk.sweep_results import sweep_heads
+from vivit_lab.cli.app import main
 from vivit_lab.errors import BackendError, InputError, MissingExtraError, StorageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,7 +120,7 @@ class RayDouble:
 
     def get(self, ticket):
         answer = next(self.answers)
-        if isinstance(answer, Exception):
+        if isinstance(answer, Exception) and not isinstance(answer, BackendError):  # which is an outcome
             raise answer
         return answer
 
@@ -148,6 +150,16 @@ def test_only_what_was_lost_is_sent_again_without_limit(monkeypatch):
             double = RayDouble(monkeypatch, [*before, kind("no room")])
             with pytest.raises(BackendError, match=rf"Ray cannot run its tasks.*{kind.__name__}.*no room"):
                 double()
+
+
+def test_a_node_that_starts_no_process_is_nobodys_try(monkeypatch):
+    errors = pytest.importorskip("ray").exceptions
+    none = BackendError("the processes that decode do not start")
+    double = RayDouble(monkeypatch, [errors.WorkerCrashedError(), "a", none, "b", none, "a", "pixels"])
+    assert (double(), double.sent) == ("pixels", 4)
+    double = RayDouble(monkeypatch, [errors.WorkerCrashedError(), *["a", none] * 5])
+    with pytest.raises(BackendError, match="node a of the Ray cluster starts no process to decode in, tried 5 times"):
+        double()
 
 
 class SmallCluster:
@@ -223,6 +235,23 @@ def test_head_sweeps_run_there_too(cluster, checkpoint, movies, tmp_path):
         assert there.summary[name].equals(here.summary[name])
     for name in ("margin", "kl"):
         np.testing.assert_allclose(there.summary[name], here.summary[name], atol=1e-5)
+
+
+def test_heads_of_a_labelled_data_set_in_one_command(cluster, checkpoint, movies, tmp_path, capsys):
+    videos = tmp_path / "clips.csv"
+    videos.write_text("path,label\n" + "".join(f"{path},{number % 5}\n" for number, path in enumerate(movies[:6])))
+    options = ["--data", videos, "--model", checkpoint, "--stride", 1, "--shard-size", 4, "--batch-size", 2, "--json"]
+    found = []
+    for engine in ("local", "ray"):
+        command = ["bulk", "heads", tmp_path / engine, *options, "--masks", "random:3:2", "--engine", engine]
+        assert main(list(map(str, command))) == 0
+        found.append(json.loads(capsys.readouterr().out.strip().splitlines()[-1]))
+    here, there = (one.pop("masks") for one in found)
+    assert found[0] == found[1] == {"sweep": "random", "parts_done": 2, "parts": 2}
+    for name in ("mask", "removed", "clips", "accuracy"):
+        assert [row[name] for row in there] == [row[name] for row in here]
+    for name in ("margin", "kl"):
+        np.testing.assert_allclose([row[name] for row in there], [row[name] for row in here], atol=1e-5)
 
 
 def test_videos_in_the_memory_of_the_driver_are_sent(cluster, checkpoint, movies, tmp_path):

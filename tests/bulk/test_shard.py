@@ -7,10 +7,9 @@ import torch
 from tests.bulk.tiny_bulk import tiny_job
 from vivit_lab.bulk.rows import ClipRow, Decoded, Failure
 from vivit_lab.bulk.shard import is_out_of_memory, run_shard
-from vivit_lab.bulk.stages import ClipStage, find_batch_size
+from vivit_lab.bulk.stages import ClipStage
 from vivit_lab.errors import BackendError, OutOfMemoryBudgetError
 from vivit_lab.explain import load_pair
-from vivit_lab.model.config import VivitConfig
 
 
 def rows(count):
@@ -145,17 +144,3 @@ def test_what_counts_as_memory():
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert not is_out_of_memory(RuntimeError("shapes differ"))
     assert not is_out_of_memory(ValueError("out of memory of this"))
-
-
-@pytest.mark.parametrize(
-    ("device", "clips", "wanted"),
-    [("cpu", 100.0, 4), ("cuda", 200.0, 32), ("cuda", 13.0, 4), ("cuda", 2.0, 1), ("cuda", 0.1, 1), ("cuda", None, 32)],
-)
-def test_the_batch_is_a_power_of_two_that_fits_half_of_what_is_free(device, clips, wanted, monkeypatch):
-    config = VivitConfig()
-    # queries and keys of all layers, what one layer needs at once, the frames thrice; float32
-    tokens = 3137 * (2 * 12 * 768 + 12 * 768 + 2 * 3072)
-    one = 4 * (tokens + 3 * 32 * 3 * 224 * 224)
-    free = None if clips is None else int(clips * one)
-    monkeypatch.setattr("vivit_lab.bulk.stages.free_bytes", lambda _device: free)
-    assert find_batch_size(config, torch.device(device)) == wanted

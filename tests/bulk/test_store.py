@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import fsspec
 import pyarrow as pa
@@ -110,7 +112,27 @@ def test_a_file_system_without_hard_links_does(number, tmp_path, monkeypatch):
     assert store.write("run.json", b"one", replace=False)
     assert not store.write("run.json", b"two", replace=False)
     assert store.read("run.json") == b"one"
-    assert store.listing("_tmp") == {}
+    assert set(store.listing("_tmp")) == {"lock"}
+    assert store.sweep(time.time() + 3600) == 0
+
+
+def test_of_many_that_write_at_once_one_prevails_without_hard_links_too(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    def lately(path):
+        found = exists(path)
+        time.sleep(0.01)  # between the look and the rename
+        return found
+
+    exists = Path.exists
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(Path, "exists", lately)
+    store = Store.at(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda number: store.write("run.json", b"%d" % number, replace=False), range(8)))
+    assert sum(won) == 1
+    assert store.read("run.json") == b"%d" % won.index(True)
 
 
 LIMITED = """

@@ -31,6 +31,7 @@ from vivit_lab.errors import BackendError, InputError
 __all__ = ["ModelWorker", "RayDecoder", "decode_in_time", "is_alive"]
 
 _PAUSE = 0.5  # seconds before a clip is sent again whose node was lost
+_STARTS = 5  # of a process to decode in, on whatever node
 _LOST = (NodeDiedError, LocalRayletDiedError, ObjectLostError)  # the node is gone, or what it had decoded
 
 
@@ -55,12 +56,18 @@ def decode_in_time(row: ClipRow, spec: DecodeSpec, timeout: float, content: byte
 
 
 def _decode_watched(row: ClipRow, spec: DecodeSpec, timeout: float, content: bytes | None) -> Iterator[Any]:
-    """Say on which node the work begins, then do it in a process whose end tells a crash from a hang; Ray does not."""
+    """Say on which node the work begins, then do it in a process whose end tells a crash from a hang; Ray does not.
+
+    Where the node starts no such process, the outcome is a ``BackendError``.
+    """
     yield ray.get_runtime_context().get_node_id()
-    with PoolDecoder(spec, workers=1, timeout=timeout, tried=1) as decoder:
-        if content is not None:
-            decoder.contents[row.clip_id] = content
-        yield from decoder([row])
+    try:
+        with PoolDecoder(spec, workers=1, timeout=timeout, tried=1) as decoder:
+            if content is not None:
+                decoder.contents[row.clip_id] = content
+            yield from decoder([row])
+    except BackendError as error:
+        yield error
 
 
 # Ray tries nothing again: it would count the loss of a node as the clip's try, and not say which of the two it was
@@ -107,12 +114,21 @@ class RayDecoder(ReadAhead):
                 ticket = self._submit(row)
 
     def _second_try(self, row: ClipRow) -> Outcome:
+        left = _STARTS
         while True:
             node = None
             try:
                 told = _watched.remote(*self._arguments(row))
                 node = _get(next(told))
-                return _get(next(told))
+                outcome = _get(next(told))
+                if not isinstance(outcome, BackendError):
+                    return outcome
+                left -= 1
+                if not left:
+                    raise BackendError(
+                        f"node {node} of the Ray cluster starts no process to decode in, tried {_STARTS} times; look "
+                        "there for its limits of processes and memory, and start the same command again"
+                    ) from outcome
             except WorkerCrashedError:
                 if node is not None and is_alive(node):
                     return crash_failure(row, None)

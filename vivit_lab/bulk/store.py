@@ -8,6 +8,7 @@ nothing else needs to say so.
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import json
 import os
@@ -33,6 +34,7 @@ pq: Any = pyarrow.parquet
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # of FAT, SMB, many FUSE mounts
+_LOCK = "lock"  # in the folder of drafts
 _ROW_GROUP = 64  # rows; what is read for one map
 
 
@@ -168,7 +170,7 @@ class Store:
                 os.fsync(file.fileno())
             if replace:
                 draft.replace(target)
-            elif not _linked(draft, target):
+            elif not _named(draft, target):
                 return False
         finally:
             draft.unlink(missing_ok=True)
@@ -211,17 +213,17 @@ class Store:
 
     def sweep(self, older_than: float) -> int:
         """Remove drafts that a killed run left, written before a time (seconds since 1970); return how many."""
-        left = [name for name, when in self.listing("_tmp").items() if when < older_than] if self.is_local else []
+        drafts = self.listing("_tmp").items() if self.is_local else ()
+        left = [name for name, when in drafts if when < older_than and name != _LOCK]
         for name in left:
             Path(self.place(f"_tmp/{name}")).unlink(missing_ok=True)
         return len(left)
 
 
-def _linked(draft: Path, target: Path) -> bool:
+def _named(draft: Path, target: Path) -> bool:
     """Give a draft its name; unlike a rename, this refuses a name that is taken.
 
-    Where the file system has no hard links, a look goes before a rename: a name that is taken stays, but of two
-    processes that write it at the same moment the later one prevails.
+    Where the file system has no hard links, processes take turns: a lock, which a process that is killed lets go of.
     """
     try:
         os.link(draft, target)
@@ -230,9 +232,11 @@ def _linked(draft: Path, target: Path) -> bool:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        if target.exists():
-            return False
-        draft.replace(target)
+        with (draft.parent / _LOCK).open("w") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            if target.exists():
+                return False
+            draft.replace(target)
     return True
 
 

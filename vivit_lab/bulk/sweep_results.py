@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -137,7 +137,7 @@ class HeadSweepResults:
 
 def sweep_heads(
     run: str | os.PathLike[str],
-    masks: MaskList,
+    masks: MaskList | Callable[[int, int], MaskList],
     *,
     job: BulkJob | None = None,
     videos: str | os.PathLike[str] | Sequence[Any] | None = None,
@@ -155,7 +155,7 @@ def sweep_heads(
     Args:
         run: the folder of a run (its own parts need not be done): it says which clips, model and sampling. Where there
             is none yet, it is made of ``job`` and ``videos``.
-        masks: what is tried.
+        masks: what is tried; or what makes it of the model's numbers of layers and heads, e.g. ``MaskList.single``.
         job: model, sampling and dtype; None takes those of the folder.
         videos: the clips with their labels, see ``list_clips``; None takes those of the folder.
         name: of the sweep; that of the masks where None.
@@ -171,10 +171,12 @@ def sweep_heads(
             clips.
 
     Example:
-        >>> found = sweep_heads("run", MaskList.single(6, 6), job=BulkJob("planted", stride=1), videos="clips.csv")
+        >>> found = sweep_heads("run", MaskList.single, job=BulkJob("planted", stride=1), videos="clips.csv")
         >>> found.to_pandas().sort_values("accuracy_drop")
     """
     folder = prepare_run(job, videos, run)
+    if not isinstance(masks, MaskList):
+        masks = masks(folder.info["layers"], folder.info["heads"])
     task = prepare_sweep(folder, masks, name=name, block_size=block_size)
     drive(make_executor(executor), task, folder, shards, progress, f"heads, {len(masks)} masks")
     return HeadSweepResults(task)

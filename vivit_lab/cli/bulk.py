@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -221,18 +222,15 @@ def heads(
         "model": model, "revision": revision, "sampling": sampling, "stride": stride, "dtype": dtype,
         "autocast": autocast, "batch_size": batch_size, "shard_size": shard_size,
     }  # fmt: skip
-    from vivit_lab.bulk.run import prepare_run
     from vivit_lab.bulk.sweep_results import sweep_heads
 
     job = _job(
         {key: value for key, value in given.items() if value is not None}, run, resumes=data is None, videos="--data"
     )
     with _interruptible(run, quiet=as_json):
-        info = prepare_run(job, data, run).info
-        chosen = _masks(masks, info["layers"], info["heads"], seed)
         found = sweep_heads(
-            run, chosen, name=name, block_size=block_size, shards=shards, progress=False if as_json else None,
-            executor=_engine(engine, ray_address, workers, device, timeout),
+            run, partial(_masks, masks, seed), job=job, videos=data, name=name, block_size=block_size, shards=shards,
+            progress=False if as_json else None, executor=_engine(engine, ray_address, workers, device, timeout),
         )  # fmt: skip
     _show_sweep(found, as_json=as_json)
 
@@ -252,7 +250,7 @@ def _show_sweep(found: Any, *, as_json: bool) -> None:
     Console().print(table)
 
 
-def _masks(text: str, layers: int, heads: int, seed: int) -> Any:
+def _masks(text: str, seed: int, layers: int, heads: int) -> Any:
     """Return the masks that ``--masks`` names."""
     from vivit_lab.bulk.masks import MaskList
 
