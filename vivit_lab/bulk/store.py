@@ -34,6 +34,7 @@ pq: Any = pyarrow.parquet
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # of FAT, SMB, many FUSE mounts
+_BUCKETS = {"s3", "gs", "abfs", "oss"}  # have no folders; making one would make a bucket whose name is misspelt
 _LOCK = "lock"  # in the folder of drafts
 _ROW_GROUP = 64  # rows; what is read for one map
 
@@ -144,7 +145,8 @@ class Store:
             if self.is_local:
                 return self._write_local(name, content, replace)
             fs, root = self._remote
-            fs.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
+            if not _BUCKETS.intersection((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol):
+                fs.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
             with suppress(FileExistsError):
                 fs.pipe_file(f"{root}/{name}", content, mode="create")
                 return True
