@@ -119,7 +119,5 @@ def test_an_object_store_never_replaces_a_file(buckets):
         won = list(pool.map(lambda number: store.write("run.json", b"%d" % number, replace=False), range(4)))
     assert sum(won) == 1
     assert store.read("run.json") == b"%d" % won.index(True)
-    with pytest.raises(
-        StorageError, match=r"s3://nowhere/run/a\.bin could not be written: .*bucket"
-    ):
+    with pytest.raises(StorageError, match=r"s3://nowhere/run/a\.bin could not be written: .*bucket"):
         Store.at("s3://nowhere/run").write("a.bin", b"one")

@@ -12,7 +12,7 @@ from vivit_lab.attribution.input_gradient import InputXGradient
 from vivit_lab.attribution.rollout import AttentionRollout
 from vivit_lab.errors import GridError, InputError
 from vivit_lab.hooks.recorder import record_attention
-from vivit_lab.model.classifier import VivitModel
+from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.widgets.clip_explorer import ClipExplorer
 
@@ -102,6 +102,36 @@ def test_methods_that_can_explain_a_token_do(explorer, classifier, clip, query):
     explorer.set_state({"query": query, "method": "chefer"})
     exact = CheferRelevance()(classifier, clip, queries=query if query else None)
     np.testing.assert_allclose(heat(explorer)[0], exact.relevance[0].numpy(), rtol=1e-5, atol=1e-9)
+
+
+def test_the_token_that_is_asked_about_is_locked_until_it_is_let_go(explorer):
+    assert not explorer.locked
+    explorer.query = 5
+    assert explorer.locked
+    explorer.set_state({"preview": 3})
+    assert explorer.heat_info["query"] == 5
+    explorer.locked = False
+    assert (explorer.query, explorer.heat_info["query"]) == (0, 3)
+    explorer.locked = True  # nothing but CLS is asked about
+    assert not explorer.locked
+
+
+def test_every_tubelet_of_a_model_without_cls_can_be_explained_its_middle_too(clip):
+    torch.manual_seed(0)
+    model = VivitForVideoClassification(VivitConfig(**TINY, num_labels=5, classifier="gap")).eval()
+    explorer = ClipExplorer(model, clip, method="rollout", threaded=False)
+    middle = explorer.query
+    assert middle == model.config.grid.token(1, 1, 1)
+    for locked, query in ((False, None), (True, middle)):
+        explorer.set_state({"query": middle, "locked": locked, "preview": -1})
+        exact = AttentionRollout()(model, clip, queries=query).relevance[0].numpy()
+        np.testing.assert_allclose(heat(explorer)[0], exact, rtol=1e-5)
+        assert explorer.heat_info["query"] == query
+    explorer.query = 3
+    explorer.query = middle  # another token is locked, not let go
+    assert explorer.locked
+    explorer.set_state({"locked": False})
+    assert explorer.heat_info["query"] is None
 
 
 def test_own_methods_and_settings_are_offered(classifier, clip):

@@ -101,13 +101,16 @@ class ClipExplorer(ExplorerTraits):
             _clip=shipped.facts,
             _menus=make_menus(model, record, self.methods),
         )
+        self._lock(None)
         self._ask_now()
-        self.observe(self._ask, names=["query", "preview", "direction", "head", "method", "target"])
+        self.observe(self._lock, names="query")
+        self.observe(self._let_go, names="locked")
+        self.observe(self._ask, names=["query", "locked", "preview", "direction", "head", "method", "target"])
 
     @property
     def shown_query(self) -> int:
         """The token whose map is wanted: the locked one, or else the one under the pointer."""
-        if self.method == ATTENTION and self.query == self._home and self.preview >= 0:
+        if self.method == ATTENTION and not self.locked and self.preview >= 0:
             return self.preview
         return self.query
 
@@ -127,6 +130,17 @@ class ClipExplorer(ExplorerTraits):
 
     # --- what is asked ------------------------------------------------------------------------------------------
 
+    def _lock(self, _: Any) -> None:
+        if self.query != self._home:
+            self.locked = True
+        elif self.record.grid.cls:
+            self.locked = False  # CLS is what is asked while nothing is
+
+    def _let_go(self, _: Any) -> None:
+        if not self.locked:
+            self.query = self._home
+        self._lock(None)
+
     def _key(self) -> tuple[Any, ...]:
         """What the map depends on; changes of anything else ask nothing."""
         if self.method == ATTENTION:
@@ -134,8 +148,8 @@ class ClipExplorer(ExplorerTraits):
             return (ATTENTION, self.shown_query, self.direction, head)
         method = self.methods[self.method]
         query = self.query if "queries" in arguments_of(method) else None
-        if query == self._home and not self.record.grid.cls:
-            query = None  # no token is locked: the method starts from what the classifier reads, the mean of all
+        if not self.locked and not self.record.grid.cls:
+            query = None  # the method starts from what the classifier reads, the mean of all
         return (self.method, query, None if is_agnostic(method) else self.target)
 
     def _ask_now(self) -> None:

@@ -42,6 +42,10 @@ class ExplorerTraits(LabWidget):
     query = traitlets.Int(-1).tag(sync=True)
     """The token that is asked about, its index in the sequence; 0 is CLS where there is one. Starts with CLS, or with
     the middle of the clip in a model without CLS."""
+    locked = traitlets.Bool(False).tag(sync=True)
+    """Whether a token was chosen. Another ``query`` than the first one sets it; False brings that one back. A model
+    without CLS reads no single token: while nothing is locked its methods start from the mean of all, and True asks
+    them about the middle of the clip itself."""
     preview = traitlets.Int(-1).tag(sync=True)
     """The token under the pointer, shown while no other is locked; -1 for none."""
     direction = traitlets.Enum(DIRECTIONS, DIRECTIONS[0]).tag(sync=True)

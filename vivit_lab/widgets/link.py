@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LINKED", "link_views"]
 
-LINKED = ("frame", "layer", "head", "query", "preview")
+LINKED = ("frame", "layer", "head", "query", "locked", "preview")
 """What views share unless told otherwise."""
 
 

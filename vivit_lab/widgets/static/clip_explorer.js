@@ -170,13 +170,13 @@ function makeHeads(model, count) {
   return { node: el("div", { class: "vl-headbox" }, choice.row, set), inputs: [choice.input, ...switches], update };
 }
 
-/** Hovering, clicking and moving over patches: sets the traits "query" and "preview". */
+/** Hovering, clicking and moving over patches: sets the traits "query", "locked" and "preview". */
 function makePicking(model, facts, redraw) {
   const home = model.get("_home");
   const row = () => Math.floor(model.get("frame") / facts.frames_per_row);
   let cursor = null; // the place under the pointer or the arrow keys
   let timer = 0;
-  const locked = () => model.get("query") !== home;
+  const locked = () => model.get("locked");
   const asks = () => model.get("_menus").methods.find((one) => one.name === model.get("method"))?.takes_query;
   const preview = (token) => {
     clearTimeout(timer);
@@ -193,8 +193,10 @@ function makePicking(model, facts, redraw) {
     if (!asks()) return; // the map is of the clip as a whole
     const token = tokenOf(facts.grid, row(), place.y, place.x);
     clearTimeout(timer);
-    send(model, { query: token === model.get("query") ? home : token, preview: -1 });
+    if (locked() && token === model.get("query")) free();
+    else send(model, { query: token, locked: true, preview: -1 });
   };
+  const free = () => send(model, { query: home, locked: false, preview: -1 });
   const move = (dy, dx) => {
     const { h, w } = facts.grid;
     const from = cursor ?? { y: Math.floor(h / 2), x: Math.floor(w / 2) };
@@ -209,7 +211,7 @@ function makePicking(model, facts, redraw) {
     asks,
     locked,
     enter: () => (cursor ? pick(cursor) : move(0, 0)),
-    free: () => send(model, { query: home, preview: -1 }),
+    free,
     cursor: () => cursor,
     row,
   };
@@ -346,7 +348,7 @@ function render({ model, el: root }) {
     joinGroup(model, ["frame", "layer"]),
     observe(model, REDRAW, redraw),
     observe(model, ["heat", "heat_info"], () => source.update()),
-    observe(model, ["query", "direction", "head", "method", "target"], redraw),
+    observe(model, ["query", "locked", "direction", "head", "method", "target"], redraw),
     observe(model, CONTROLLED, () => (stale = true)),
   ];
   const received = (content, buffers) => {
