@@ -1,5 +1,7 @@
 """The other widgets as offline pages: pixels and colours against the numbers, clicks, keys, axe, nothing cut off."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -155,6 +157,69 @@ def test_the_lens_is_coloured_by_its_logits_and_jumps(planted, open_widget):
         assert np.abs(np.array(color_of(page, cells.nth(place))) - wanted).max() <= 2
     cells.nth(3 * 8 + 5).click()
     assert page.evaluate("[widgetModel.get('frame'), widgetModel.get('layer')]") == [10, 3]
+
+
+def walk(page, *keys):
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def focused(page):
+    return page.evaluate("document.activeElement.getAttribute('aria-label')")
+
+
+def test_the_lens_is_walked_by_keyboard(planted, open_widget):
+    widget = lens(*planted)
+    page = open_widget(widget)
+    values = widget.strip().numpy().reshape(len(widget.lens.labels), -1)
+    assert page.locator(".vl-cell[tabindex='0']").count() == 1  # one stop for Tab
+    page.locator(".vl-cell[tabindex='0']").focus()
+    walk(page, "ArrowUp", "ArrowLeft")  # nothing beyond the edge
+    walk(page, *["ArrowDown"] * 2, *["ArrowRight"] * 3)
+    page.wait_for_function("() => document.querySelector('.vl-readout').textContent.includes('frames 6')")
+    said = page.locator(".vl-readout").text_content().replace("−", "-")
+    assert float(said.rpartition(" ")[2]) == pytest.approx(float(values[2, 3]), rel=0.01)
+    assert page.evaluate("[widgetModel.get('frame'), widgetModel.get('layer')]") == [widget.frame, widget.layer]
+    walk(page, "Enter")
+    layer = page.evaluate("widgetModel.get('_facts').layers[2]")
+    assert page.evaluate("[widgetModel.get('frame'), widgetModel.get('layer')]") == [6, layer]
+    assert page.locator(".vl-cell[tabindex='0']").count() == 1
+
+
+def test_a_table_of_effects_is_walked_by_keyboard(planted, open_widget):
+    widget = patching(*planted)
+    page = open_widget(widget)
+    page.locator(".vl-cell[tabindex='0']").focus()
+    walk(page, *["ArrowDown"] * 9, "ArrowRight", "ArrowUp")
+    assert focused(page).startswith("layer 4, head 1, slab t 0–3: ")
+    page.wait_for_function(f"() => document.querySelector('.vl-readout').textContent === {json.dumps(focused(page))}")
+    walk(page, "Space")
+    assert page.evaluate("widgetModel.get('place')") == {"layer": "4", "head": "1", "slab": "t 0–3"}
+    page.wait_for_function("() => document.activeElement.getAttribute('aria-pressed') === 'true'")
+    page.get_by_label("slab", exact=True).focus()
+    walk(page, "ArrowDown")  # of a native list
+    page.wait_for_function("() => widgetModel.get('place').slab === 't 4–7'")
+
+
+def test_a_comparison_is_walked_and_played_by_keyboard(planted, open_widget):
+    widget = compare(*planted)
+    page = open_widget(widget)
+    page.wait_for_selector(".vl-compare[data-ready=true]")
+    page.locator(".vl-compare canvas").first.focus()
+    frame = page.evaluate("widgetModel.get('frame')")
+    walk(page, ".", ".", ",")
+    assert page.evaluate("widgetModel.get('frame')") == frame + 1
+    page.wait_for_function(f"() => document.querySelector('canvas').dataset.frame === '{frame + 1}'")
+    walk(page, "ArrowDown", "ArrowRight", "ArrowRight")  # begins in the middle
+    page.wait_for_function("() => document.querySelector('.vl-readout').textContent.startsWith('t 4, y 3, x 5: ')")
+    said = page.locator(".vl-readout").text_content().replace("−", "-")
+    left, right = (each.relevance[0].numpy() for each in widget.maps)
+    difference = right / np.abs(right).sum() - left / np.abs(left).sum()
+    assert float(said.rpartition(" ")[2]) == pytest.approx(float(difference[4, 3, 5]), rel=0.01)
+    walk(page, "Space")
+    page.get_by_role("button", name="Pause").wait_for()
+    walk(page, "Space")
+    page.get_by_role("button", name="Play").wait_for()
 
 
 def test_a_place_of_a_table_is_chosen_and_axes_change(planted, open_widget):

@@ -197,12 +197,10 @@ function makePicking(model, facts, redraw) {
     else send(model, { query: token, locked: true, preview: -1 });
   };
   const free = () => send(model, { query: home, locked: false, preview: -1 });
-  const move = (dy, dx) => {
-    const { h, w } = facts.grid;
-    const from = cursor ?? { y: Math.floor(h / 2), x: Math.floor(w / 2) };
-    const moved = cursor ? { y: from.y + dy, x: from.x + dx } : from;
-    const next = { y: Math.min(Math.max(moved.y, 0), h - 1), x: Math.min(Math.max(moved.x, 0), w - 1) };
-    if (boxOf(facts, next.y, next.x)) hover(next);
+  const move = (key) => {
+    const next = steppedTo(facts, key, cursor);
+    if (next && boxOf(facts, next.y, next.x)) hover(next);
+    return next !== null;
   };
   return {
     hover,
@@ -210,7 +208,7 @@ function makePicking(model, facts, redraw) {
     move,
     asks,
     locked,
-    enter: () => (cursor ? pick(cursor) : move(0, 0)),
+    enter: () => (cursor ? pick(cursor) : move("ArrowUp")), // to the middle
     free,
     cursor: () => cursor,
     row,
@@ -231,14 +229,13 @@ function render({ model, el: root }) {
   const picking = makePicking(model, facts, redraw);
   const player = makePlayer(model, facts);
   const steps = { " ": player.toggle, ",": () => player.step(-1), ".": () => player.step(1), Enter: picking.enter };
-  const arrows = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
   const flash = (on) => {
     bare = on;
     redraw();
     return true;
   };
   const key = (name) => {
-    if (arrows[name]) return picking.move(...arrows[name]), true;
+    if (picking.move(name)) return true;
     if (name === "f" || name === "F") return flash(true);
     if (!steps[name]) return false;
     steps[name]();

@@ -25,7 +25,7 @@ function comparedMaps(model, comparable) {
 
 /** One picture with its title: {node, stage, show(title, says)}. */
 function makePanel(facts, name, on) {
-  const stage = makeStage(facts, on, `${name}: ${facts.name}, frames with heat. Space plays, comma and full stop step.`);
+  const stage = makeStage(facts, on, `${name}: ${facts.name}, frames with heat. Arrow keys read the patches, Space plays, comma and full stop step.`);
   stage.canvas.dataset.panel = name;
   const title = el("strong");
   const says = el("div", { class: "vl-caption" });
@@ -63,7 +63,12 @@ function render({ model, el: root }) {
       player.pause();
       send(model, { frame });
     },
-    key: (name) => (keys[name] ? (keys[name](), true) : false),
+    key: (name) => {
+      const next = comparable ? steppedTo(facts[0], name, cursor) : null;
+      if (next && boxOf(facts[0], next.y, next.x)) on.hover(next);
+      if (keys[name]) keys[name]();
+      return next !== null || Boolean(keys[name]);
+    },
   };
   /** The left clip's frame at the time at which the right one shows a frame. */
   const leftOf = (frame) => frameAt(facts[0].times, facts[0].times[0] + facts[1].times[frame] - facts[1].times[0] + 1e-9);

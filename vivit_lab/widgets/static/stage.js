@@ -64,6 +64,17 @@ export function makeStage(facts, on, label) {
   };
 }
 
+const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+
+/** Where an arrow key leads from a place (null: to the middle), within the grid; null for other keys. */
+function steppedTo(facts, key, from) {
+  const step = ARROWS[key];
+  if (!step) return null;
+  const { h, w } = facts.grid;
+  if (!from) return { y: Math.floor(h / 2), x: Math.floor(w / 2) };
+  return { y: Math.min(Math.max(from.y + step[0], 0), h - 1), x: Math.min(Math.max(from.x + step[1], 0), w - 1) };
+}
+
 const EMPTY = new WeakMap();
 
 /** What lies below heat that is shown alone: dark, and hatched where the model saw nothing. */
