@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tests.training.tiny_run import PLAIN, Clips, CutOff, model
-from vivit_lab.errors import ConfigError, InputError, MissingExtraError
+from vivit_lab.errors import BackendError, ConfigError, InputError, MissingExtraError
 from vivit_lab.model.classifier import VivitForVideoClassification
 from vivit_lab.model.views import mean_logits
 from vivit_lab.training.files import RunFiles, read_log
@@ -231,6 +231,24 @@ def test_what_cannot_be_trained_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'vivit-lab\[train\]'"):
         train(model(), Clips(), PLAIN, tmp_path)
+
+
+@pytest.mark.parametrize("every", [{"log_every": 2}, {"checkpoint_every": 2}], ids=str)
+def test_a_run_that_diverges_stops_and_keeps_what_was_well(every, tmp_path):
+    network = model()
+
+    def spoil(module, _inputs, output):
+        spoil.calls += 1
+        return output * (float("nan") if spoil.calls == 4 else 1)
+
+    spoil.calls = 0
+    network.classifier.register_forward_hook(spoil)
+    config = replace(PLAIN, **{"log_every": 12, "max_grad_norm": None, **every})
+    with pytest.raises(BackendError, match=r"NaN or infinite at step 4: the run has diverged\. .*lower learning_rate"):
+        train(network, Clips(), config, tmp_path, progress=False)
+    kept = [path.name for path in tmp_path.glob("checkpoints/*")]
+    assert kept == (["step-00000002"] if "checkpoint_every" in every else [])
+    assert not (tmp_path / "model.safetensors").exists()
 
 
 def test_another_run_is_neither_overwritten_nor_continued(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from vivit_lab.errors import ConfigError, InputError, MissingExtraError
+from vivit_lab.errors import BackendError, ConfigError, InputError, MissingExtraError
 from vivit_lab.model.classifier import VivitForVideoClassification
 from vivit_lab.model.views import mean_logits
 from vivit_lab.progress import progress_bar
@@ -88,6 +89,7 @@ def train(
         InputError: there is nothing to train on, the model has no classes, or ``out`` holds another run.
         ConfigError: the run in ``out`` had another configuration, the device cannot do the mixed precision, or more
             is to be frozen than there is.
+        BackendError: the run diverged: its loss or a weight is no longer finite. Checkpoints before that are kept.
     """
     accelerator = _accelerator(config, cpu)
     size = len(data)  # pyright: ignore[reportArgumentType]  # a map-style dataset has one; torch's base class does not say so
@@ -158,6 +160,7 @@ class _Run:
                 done = step + 1
                 if done % config.log_every == 0 or done == config.steps:
                     line = meter.take(self.accelerator)
+                    self.check(done, is_finite=math.isfinite(line["loss"]))
                     bar.set_postfix(loss=f"{line['loss']:.3f}", accuracy=f"{line['accuracy']:.3f}")
                     rate = learning_rate(step, config)
                     self.log(step=done, learning_rate=rate, gradient_norm=norm, seconds=self.seconds, **line)
@@ -165,6 +168,16 @@ class _Run:
                     self.log(step=done, evaluation_accuracy=self.evaluate(done))
                 if config.checkpoint_every and done % config.checkpoint_every == 0 and done < config.steps:
                     self.checkpoint(done)
+
+    def check(self, step: int, *, is_finite: bool) -> None:
+        """Raise where the run has diverged by a step."""
+        if is_finite and all(bool(weight.isfinite().all()) for weight in self.model.parameters()):
+            return
+        raise BackendError(
+            f"the loss or a weight is NaN or infinite at step {step}: the run has diverged. Checkpoints from before "
+            f"are kept in {self.files.directory}; start anew with a lower learning_rate, a longer warm-up "
+            "(warmup_steps), max_grad_norm=1 or mixed_precision='bf16'"
+        )
 
     def update(self, step: int, batches: Iterator[tuple[Tensor, Tensor]], meter: _Meter) -> float:
         """Make one update and return the gradient's norm."""
@@ -209,7 +222,8 @@ class _Run:
             self.files.log(line)
 
     def checkpoint(self, step: int) -> None:
-        """Write a checkpoint, whole or not at all."""
+        """Write a checkpoint, whole or not at all; none of a run that has diverged."""
+        self.check(step, is_finite=True)
         target, draft = self.files.checkpoint(step)
         self.accelerator.save_state(str(draft))
         self.accelerator.wait_for_everyone()
