@@ -14,6 +14,7 @@ from vivit_lab.attribution.registry import METHODS
 from vivit_lab.checkpoints.bundled import bundled_model_path
 from vivit_lab.evaluation import all_methods
 from vivit_lab.faithfulness.evaluate import EvaluationPlan, evaluate, label_of
+from vivit_lab.faithfulness.sanity import randomised_stages
 
 ROOT = Path(__file__).resolve().parent.parent
 SHOWN = ["joint_ap", "spatial_ap", "when_auc", "srg", "saco", "deletion"]
@@ -73,6 +74,19 @@ def test_the_readme_names_the_methods_that_fail_sanity_checks(report):
     assert agnostic == {"RawAttention", "AttentionRollout", "ValueNormRollout"}
     kept = {name.split("(")[0] for name, result in report.sanity.items() if not result.passes} - agnostic
     assert kept == {"SmoothGrad", "Rise"}
+
+
+def test_signed_smooth_gradients_lose_their_map_with_the_weights(planted):
+    model, _ = planted
+    clips = lab.PlantedDataset(lab.PlantedConfig(split="test"), 6)
+    pixels = torch.stack([clips[index][0] for index in range(6)])
+    last = randomised_stages(model)[-1]
+    found = {}
+    for signed in (False, True):
+        method = lab.SmoothGrad(samples=8, times_input=signed)
+        result = lab.check_sanity(method, model, pixels, stages=[last], progress=False)
+        found[signed] = result.mean_spearman[last]
+    assert abs(found[True]) < 0.2 < 0.3 < found[False]
 
 
 def test_scores_of_its_first_clips_come_out_again(report, planted):
