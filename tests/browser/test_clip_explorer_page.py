@@ -5,9 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from tests.model.tiny import TINY
+from vivit_lab.model.classifier import VivitForVideoClassification
+from vivit_lab.model.config import VivitConfig
 from vivit_lab.render.overlay import to_frames
+from vivit_lab.video.clip import Clip
 from vivit_lab.video.preprocess import VivitImageProcessor
 from vivit_lab.widgets.clip_explorer import ClipExplorer
 from vivit_lab.widgets.export import painter_of
@@ -40,6 +45,11 @@ def set_traits(page, **traits):
         traits,
     )
     drawn(page, before)
+
+
+def walk(page, *keys):
+    for key in keys:
+        page.keyboard.press(key)
 
 
 def drawn(page, before):
@@ -117,6 +127,7 @@ def test_clicks_are_answered_without_a_kernel_or_a_network(explorer, open_widget
     page.wait_for_function(
         "(token) => document.querySelector('canvas[role=application]').dataset.query === String(token)", arg=token
     )
+    page.wait_for_selector(".vl-explorer[data-locked=true]")  # the pointer has previewed it on its way
     assert page.locator("span.vl-query").text_content() == "Locked on patch t 3, y 1, x 4 (0.75–1.00 s)"
     explorer.set_state({"query": token, "frame": 6})
     explorer.clip = shipped_clip(explorer)
@@ -130,6 +141,36 @@ def test_clicks_are_answered_without_a_kernel_or_a_network(explorer, open_widget
     assert page.requests_made == []
     assert "needs a live kernel" in page.locator(".vl-controls select").first.get_attribute("title")
     assert page.locator(".vl-controls select").first.is_disabled()
+
+
+def test_the_middle_of_a_model_without_cls_is_locked_like_any_other_patch(open_widget, tmp_path):
+    torch.manual_seed(0)
+    model = VivitForVideoClassification(VivitConfig(**TINY, num_labels=5, classifier="gap")).eval()
+    processor = VivitImageProcessor.trained_range(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32})
+    frames = np.random.default_rng(0).integers(0, 255, (4, 48, 48, 3), dtype=np.uint8)
+    clip = processor.prepare(Clip(frames, np.arange(4) / 4, np.arange(4), 4.0, 1.0))
+    explorer = ClipExplorer(model, clip, method="rollout", threaded=False)
+    page = open_widget(explorer)
+    said = page.locator("span.vl-query")
+    assert said.text_content() == "The clip as a whole"
+    set_traits(page, frame=2)
+    page.locator("canvas[role=application]").focus()
+    walk(page, "ArrowUp", "Enter")  # the middle
+    page.wait_for_selector(".vl-explorer[data-locked=true]")
+    assert page.evaluate("[widgetModel.get('query'), widgetModel.get('locked')]") == [explorer.query, True]
+    assert said.text_content().startswith("Locked on patch t 1, y 1, x 1")
+    page.wait_for_function("() => widgetModel.get('status').startsWith('No stored answer')")
+    walk(page, "Escape")
+    page.wait_for_selector(".vl-explorer[data-locked=false]")
+    assert said.text_content() == "The clip as a whole"
+    page.wait_for_function("() => widgetModel.get('status').startsWith('Saved page')")
+    explorer.locked = True
+    page = open_widget(explorer)  # the map of the middle
+    assert page.locator("span.vl-query").text_content().startswith("Locked on patch t 1, y 1, x 1")
+    page.locator("canvas[role=application]").focus()
+    walk(page, "Escape")
+    page.wait_for_selector(".vl-explorer[data-locked=false]")
+    page.wait_for_function("() => widgetModel.get('status').startsWith('No stored answer')")
 
 
 def test_hovering_previews_and_a_second_click_lets_go(explorer, open_widget):

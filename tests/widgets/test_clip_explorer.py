@@ -116,6 +116,27 @@ def test_the_token_that_is_asked_about_is_locked_until_it_is_let_go(explorer):
     assert not explorer.locked
 
 
+def test_a_click_asks_the_model_once(explorer, monkeypatch):
+    asked, run = [], ClipExplorer._run
+
+    def counted(self, task, *key):
+        asked.append(key)
+        return run(self, task, *key)
+
+    monkeypatch.setattr(ClipExplorer, "_run", counted)
+    explorer.set_state({"method": "rollout"})
+    explorer.set_state({"query": 5, "locked": True, "preview": -1})
+    assert [key[1] for key in asked] == [0, 5]
+    explorer.executor.threaded = True
+    asked.clear()
+    with explorer.lock:  # both changes come before the model is free
+        explorer.set_state({"query": 6, "locked": True, "preview": -1})
+        explorer.set_state({"query": 7, "locked": True, "preview": -1})
+    assert explorer.wait()
+    assert explorer.heat_info["query"] == 7
+    assert len(asked) == len(set(asked)) <= 2
+
+
 def test_every_tubelet_of_a_model_without_cls_can_be_explained_its_middle_too(clip):
     torch.manual_seed(0)
     model = VivitForVideoClassification(VivitConfig(**TINY, num_labels=5, classifier="gap")).eval()

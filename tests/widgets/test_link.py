@@ -28,10 +28,39 @@ def test_views_share_frame_layer_head_and_query(classifier, clip):
     assert right.frame == 2
 
 
-def test_views_that_cannot_be_linked_are_refused(classifier, clip):
+@pytest.fixture
+def pooled():
+    """A model without CLS."""
+    torch.manual_seed(0)
+    return VivitModel(VivitConfig(**TINY, classifier="gap")).eval()
+
+
+def test_what_is_locked_in_one_view_is_in_all(classifier, pooled, clip):
+    for model in (classifier, pooled):
+        left = ClipExplorer(model, clip, threaded=False)
+        right = ClipExplorer(model, clip, threaded=False, direction="attended_by")
+        home = left.query
+        link_views(left, right)
+        for one, other in ((left, right), (right, left)):
+            one.set_state({"query": 5, "locked": True, "preview": -1})  # a click
+            assert (other.query, other.locked) == (5, True)
+            other.set_state({"query": home, "locked": False, "preview": -1})  # Escape
+            assert (one.query, one.locked, other.locked) == (home, False, False)
+            one.locked = True
+            assert one.locked == other.locked == (model is pooled)
+            assert one.error == other.error == ""
+            other.locked = False
+            assert not one.locked
+
+
+def test_views_that_cannot_be_linked_are_refused(classifier, pooled, clip):
     one = ClipExplorer(classifier, clip, threaded=False, layer=2)
     with pytest.raises(InputError, match="two or more views to link, got 1"):
         link_views(one)
+    mean = ClipExplorer(pooled, clip, threaded=False)
+    with pytest.raises(InputError, match=r"cannot share query: .*link them by traits=\('frame', 'layer', 'head'\)"):
+        link_views(one, mean)
+    assert link_views(one, mean, traits=("frame", "layer", "head"))
     with pytest.raises(InputError, match="LabWidget has no trait 'frame'"):
         link_views(one, LabWidget(torch.nn.Linear(1, 1)))
     shallow = VivitModel(VivitConfig(**{**TINY, "num_hidden_layers": 1})).eval()

@@ -88,6 +88,7 @@ class ClipExplorer(ExplorerTraits):
         self.methods: dict[str, Any] = {**{name: kind() for name, kind in METHODS.items()}, **(methods or {})}
         self._maps: OrderedDict[Any, AttributionMap] = OrderedDict()
         self._shown: Any = None
+        self._asked: Any = None
         shipped = ship_clip(clip, record.grid)
         grid = record.grid
         home = 0 if grid.cls else grid.token(grid.t // 2, grid.h // 2, grid.w // 2)
@@ -134,12 +135,11 @@ class ClipExplorer(ExplorerTraits):
         if self.query != self._home:
             self.locked = True
         elif self.record.grid.cls:
-            self.locked = False  # CLS is what is asked while nothing is
+            self.locked = False
 
     def _let_go(self, _: Any) -> None:
         if not self.locked:
             self.query = self._home
-        self._lock(None)
 
     def _key(self) -> tuple[Any, ...]:
         """What the map depends on; changes of anything else ask nothing."""
@@ -162,6 +162,9 @@ class ClipExplorer(ExplorerTraits):
 
     def _ask(self, _: Any = None) -> None:
         key = self._key()
+        if self.busy and key == self._asked:
+            return  # one change of the browser's may change several traits
+        self._asked = key
         if key == self._shown:
             self.executor.cancel()  # what was asked in between is not wanted any more
             self.busy = False

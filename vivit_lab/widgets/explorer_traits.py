@@ -97,6 +97,11 @@ class ExplorerTraits(LabWidget):
     def _check_query(self, proposal: Any) -> int:
         return self._validated(lambda: self.record.token_indices(proposal.value)[0])
 
+    @traitlets.validate("locked")
+    def _check_locked(self, proposal: Any) -> bool:
+        # CLS is what is asked about while nothing is
+        return proposal.value and not (self.record.grid.cls and self.query == self._home)
+
     @traitlets.validate("preview")
     def _check_preview(self, proposal: Any) -> int:
         return proposal.value if proposal.value < 0 else self._check_query(proposal)

@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 __all__ = ["LINKED", "link_views"]
 
-LINKED = ("frame", "layer", "head", "query", "locked", "preview")
+LINKED = ("frame", "layer", "head", "query", "preview")
 """What views share unless told otherwise."""
 
 
 def link_views(*views: LabWidget, traits: tuple[str, ...] = LINKED) -> list[traitlets.link]:
     """Let views share their frame, layer, head and query; all take the values of the first.
 
-    Frame and layer are also shared inside the browser where a view can (``ClipExplorer``), so that all views follow
-    while one plays. Traits are ordinary ones: ``traitlets.link`` and ``ipywidgets.jslink`` link any of them to other
-    widgets.
+    With ``query`` goes whether it is locked, where views know that (``ClipExplorer.locked``). Frame and layer are also
+    shared inside the browser where a view can (``ClipExplorer``), so that all views follow while one plays. Traits are
+    ordinary ones: ``traitlets.link`` and ``ipywidgets.jslink`` link any of them to other widgets.
 
     Args:
         *views: two or more widgets that have the traits.
@@ -34,7 +34,7 @@ def link_views(*views: LabWidget, traits: tuple[str, ...] = LINKED) -> list[trai
 
     Raises:
         InputError: there are fewer than two views, one lacks a trait, or a value of the first does not fit another (the
-            models differ in layers or tokens).
+            models differ in layers or tokens), or explorers that share a query begin with different ones.
 
     Example:
         >>> left, right = ClipExplorer(model, clip), ClipExplorer(model, clip, direction="attended_by")
@@ -46,10 +46,17 @@ def link_views(*views: LabWidget, traits: tuple[str, ...] = LINKED) -> list[trai
         missing = [name for name in traits if not view.has_trait(name)]
         if missing:
             raise InputError(f"{type(view).__name__} has no trait {missing[0]!r}, so it cannot be linked by it")
+    homes = {view.trait_values()["_home"] for view in views if view.has_trait("_home")}
+    if "query" in traits and len(homes) > 1:
+        raise InputError(
+            "the views cannot share query: with nothing locked their models read different tokens (CLS, or the mean of "
+            "all); link them by traits=('frame', 'layer', 'head')"
+        )
     links = []
-    for name in traits:
+    locking = [view for view in views if view.has_trait("locked")] if "query" in traits else []
+    for name, sharing in [*((name, views) for name in traits if name != "locked"), ("locked", locking)]:
         try:
-            links += [traitlets.link((views[0], name), (view, name)) for view in views[1:]]
+            links += [traitlets.link((sharing[0], name), (view, name)) for view in sharing[1:]]
         except traitlets.TraitError as error:
             for link in links:
                 link.unlink()

@@ -17,6 +17,8 @@ function heatSource(model, facts) {
   let info = model.get("heat_info");
   let table = null;
   const first = model.get("query");
+  const firstLocked = model.get("locked");
+  const isAttention = model.get("method") === "attention"; // in an offline page, which keeps its method
   const places = facts.grid.t * facts.grid.h * facts.grid.w;
   return {
     update() {
@@ -30,7 +32,8 @@ function heatSource(model, facts) {
     /** {values (rows × places) or null, token, info} of a layer. */
     of(layer, wanted) {
       const shipped = () => values.subarray((info.layered ? layer : 0) * places, (info.layered ? layer + 1 : 1) * places);
-      if (model.get("live") || wanted === first) return { values: shipped(), token: info.query, info };
+      const isFirst = wanted === first && (isAttention || model.get("locked") === firstLocked);
+      if (model.get("live") || isFirst) return { values: shipped(), token: info.query, info };
       return { ...(table?.answer(layer, wanted) ?? { values: null, token: wanted }), info };
     },
   };

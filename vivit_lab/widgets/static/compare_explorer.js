@@ -25,7 +25,8 @@ function comparedMaps(model, comparable) {
 
 /** One picture with its title: {node, stage, show(title, says)}. */
 function makePanel(facts, name, on) {
-  const stage = makeStage(facts, on, `${name}: ${facts.name}, frames with heat. Arrow keys read the patches, Space plays, comma and full stop step.`);
+  const reads = on.reads ? "Arrow keys read the patches, " : "";
+  const stage = makeStage(facts, on, `${name}: ${facts.name}, frames with heat. ${reads}Space plays, comma and full stop step.`);
   stage.canvas.dataset.panel = name;
   const title = el("strong");
   const says = el("div", { class: "vl-caption" });
@@ -54,6 +55,7 @@ function render({ model, el: root }) {
   const player = makePlayer(model, facts[0]);
   const keys = { " ": player.toggle, ",": () => player.step(-1), ".": () => player.step(1) };
   const on = {
+    reads: comparable,
     hover: (place) => {
       cursor = place;
       redraw();
@@ -79,7 +81,7 @@ function render({ model, el: root }) {
   ];
   const bars = [colorBar(), colorBar()];
   const messages = messageArea(model);
-  const readout = el("div", { class: "vl-readout vl-caption" });
+  const readout = el("div", { class: "vl-readout vl-caption", role: "status" });
   const agreement = el("div", { class: "vl-caption" });
   const methods = SIDES.map((side) => {
     const options = menus.methods.map((one) => [one.name, one.label]);
