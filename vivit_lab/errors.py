@@ -6,7 +6,7 @@ Each error is also the built-in it specialises, so ``except ValueError`` keeps w
     ├── ConfigError(ValueError)               a field of a model or processor configuration is wrong or unknown
     ├── GridError(ValueError)                 tokens, frames or pixels do not fit the token grid
     ├── InputError(ValueError)                an argument or a tensor's shape is not what was wanted
-    ├── BackendError(RuntimeError)            the chosen attention implementation or device cannot do this
+    ├── BackendError(RuntimeError)            an attention implementation, device or engine cannot; a run diverged
     ├── OutOfMemoryBudgetError(MemoryError)   the result would not fit into the memory that is free
     ├── VideoError(Exception)
     │   ├── VideoNotFoundError(FileNotFoundError)
@@ -72,7 +72,7 @@ class InputError(VivitLabError, ValueError):
 
 
 class BackendError(VivitLabError, RuntimeError):
-    """The chosen attention implementation or device cannot give what was asked."""
+    """What computes cannot give what was asked: an attention implementation, a device, an engine, a diverged run."""
 
 
 class OutOfMemoryBudgetError(VivitLabError, MemoryError):

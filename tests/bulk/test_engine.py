@@ -244,7 +244,8 @@ def test_other_precisions_and_compiled_blocks_agree_roughly(fields, tolerance, c
     for place in range(4):
         np.testing.assert_allclose(other.row(place)["logits"], plain.row(place)["logits"], atol=tolerance)
         ours, theirs = other.map(place).relevance, plain.map(place).relevance
-        torch.testing.assert_close(ours, theirs, atol=tolerance * float(theirs.max()), rtol=0)
+        stored = 2.0**-10  # maps are halves
+        torch.testing.assert_close(ours, theirs, atol=max(tolerance, stored) * float(theirs.max()), rtol=0)
 
 
 def test_importing_the_package_stays_free_of_it(tmp_path):
@@ -275,3 +276,14 @@ def test_the_batch_grows_with_what_is_free_and_shrinks_with_the_model(monkeypatc
     assert [few < many for few, many in zip(sizes(pairs, gpu), sizes(shape, gpu), strict=True)].count(True) >= 3
     monkeypatch.setattr(stages, "free_bytes", lambda device: None)  # not known
     assert stages.find_batch_size(shape, gpu) == 32
+
+
+def test_a_batch_takes_half_of_what_is_free(monkeypatch):
+    """Two clips of ViT-B's shape, with a record and its rollout, took 1.08 GB above the model (tests/benchmarks)."""
+    gigabytes = 1.0
+    while True:
+        monkeypatch.setattr(stages, "free_bytes", lambda device, free=int(gigabytes * 1e9): free)
+        if stages.find_batch_size(VivitConfig(num_labels=400), torch.device("cuda")) == 2:
+            break
+        gigabytes += 0.01
+    assert 2 * 1.08 <= gigabytes <= 2 * 1.2

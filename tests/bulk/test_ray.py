@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import numpy as np
@@ -157,9 +158,25 @@ def test_a_node_that_starts_no_process_is_nobodys_try(monkeypatch):
     none = BackendError("the processes that decode do not start")
     double = RayDouble(monkeypatch, [errors.WorkerCrashedError(), "a", none, "b", none, "a", "pixels"])
     assert (double(), double.sent) == ("pixels", 4)
-    double = RayDouble(monkeypatch, [errors.WorkerCrashedError(), *["a", none] * 5])
-    with pytest.raises(BackendError, match="node a of the Ray cluster starts no process to decode in, tried 5 times"):
+    double = RayDouble(monkeypatch, [errors.WorkerCrashedError(), *["a", none] * 2, *["b", none] * 3])
+    with pytest.raises(
+        BackendError, match=r"cluster \(a, b\) started no process .*5 times in a row \(the processes that"
+    ):
         double()
+
+
+def test_a_task_tells_where_it_is_and_that_no_process_starts_there(monkeypatch):
+    pytest.importorskip("ray")
+    from vivit_lab.bulk import ray_work
+
+    def refused(*_, **__):
+        raise BackendError("the processes that decode do not start")
+
+    monkeypatch.setattr(ray_work.ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "a"))
+    monkeypatch.setattr(ray_work, "PoolDecoder", refused)
+    node, outcome = ray_work._decode_watched(ClipRow("clip", "clip.mp4"), None, 60.0, None)
+    assert node == "a"
+    assert isinstance(outcome, BackendError)
 
 
 class SmallCluster:

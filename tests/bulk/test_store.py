@@ -1,6 +1,7 @@
 """Files that are whole or not there."""
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -102,12 +103,15 @@ def test_each_refusal_has_its_own_words(number, says, tmp_path, monkeypatch):
     assert Store.at(tmp_path).listing("_tmp") == {}
 
 
+@pytest.mark.parametrize("locks", [True, False])
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS])
-def test_a_file_system_without_hard_links_does(number, tmp_path, monkeypatch):
+def test_a_file_system_without_hard_links_does(number, locks, tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "link", refuse)
+    if not locks:
+        monkeypatch.setattr(fcntl, "flock", refuse)
     store = Store.at(tmp_path)
     assert store.write("run.json", b"one", replace=False)
     assert not store.write("run.json", b"two", replace=False)

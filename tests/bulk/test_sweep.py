@@ -19,7 +19,8 @@ from vivit_lab.heads.mask import HeadMask
 @pytest.fixture(scope="module")
 def swept(finished):
     masks = MaskList.single(3, 4)
-    return sweep_heads(finished.run.store.root, masks, block_size=5, executor=LOCAL, progress=False)
+    assert masks == MaskList.single(*masks.shape)
+    return sweep_heads(finished.run.store.root, MaskList.single, block_size=5, executor=LOCAL, progress=False)
 
 
 def test_each_number_is_the_models_under_the_mask(swept, finished, checkpoint):
@@ -108,6 +109,8 @@ def test_what_a_sweep_refuses(swept, finished):
         sweep_heads(root, MaskList.single(3, 4), block_size=4)
     with pytest.raises(InputError, match="the model has"):
         sweep_heads(root, MaskList.single(2, 4))
+    with pytest.raises(InputError, match=r"masks wants a MaskList, or what makes one of layers and heads; got list"):
+        sweep_heads(root, [[0, 1]])
     with pytest.raises(InputError, match="block_size must be"):
         sweep_heads(root, MaskList.single(3, 4), block_size=0)
     with pytest.raises(InputError, match="a sweep's name"):

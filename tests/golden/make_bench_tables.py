@@ -26,7 +26,8 @@ def stored_tables(root: Path = ROOT) -> list[BenchTable]:
     """Return the stored tables, in the order in which they are shown."""
     files = sorted((root / "data" / "reports").glob("bench_*.json"))
     tables = [BenchTable.from_json(path) for path in files]
-    return sorted((table for table in tables if table.bench in ORDER), key=lambda table: ORDER.index(table.bench))
+    shown = [table for table in tables if table.bench != "cost"]
+    return sorted(shown, key=lambda table: ORDER.index(table.bench))
 
 
 def section(tables: list[BenchTable]) -> str:

@@ -233,22 +233,27 @@ def test_what_cannot_be_trained_is_refused(tmp_path, monkeypatch):
         train(model(), Clips(), PLAIN, tmp_path)
 
 
-@pytest.mark.parametrize("every", [{"log_every": 2}, {"checkpoint_every": 2}], ids=str)
+@pytest.mark.parametrize("every", ["log_every", "checkpoint_every", "evaluate_every"])
 def test_a_run_that_diverges_stops_and_keeps_what_was_well(every, tmp_path):
     network = model()
 
     def spoil(module, _inputs, output):
-        spoil.calls += 1
+        spoil.calls += module.training
         return output * (float("nan") if spoil.calls == 4 else 1)
 
     spoil.calls = 0
     network.classifier.register_forward_hook(spoil)
-    config = replace(PLAIN, **{"log_every": 12, "max_grad_norm": None, **every})
-    with pytest.raises(BackendError, match=r"NaN or infinite at step 4: the run has diverged\. .*lower learning_rate"):
-        train(network, Clips(), config, tmp_path, progress=False)
-    kept = [path.name for path in tmp_path.glob("checkpoints/*")]
-    assert kept == (["step-00000002"] if "checkpoint_every" in every else [])
+    config = replace(PLAIN, **{"log_every": 12, "max_grad_norm": None, every: 2})
+    last = r"step-00000002 is from before" if every == "checkpoint_every" else r"mixed_precision='bf16'"
+    with pytest.raises(BackendError, match=rf"NaN or infinite at step 4: .*in another directory.*{last}$"):
+        train(network, Clips(), config, tmp_path, evaluation=Clips(6), keep_best=True, progress=False)
+    assert len(list(tmp_path.glob("checkpoints/*"))) == (every == "checkpoint_every")
     assert not (tmp_path / "model.safetensors").exists()
+    best = tmp_path / "best"
+    assert best.exists() == (every == "evaluate_every")
+    if best.exists():
+        weights = VivitForVideoClassification.from_pretrained(best).parameters()
+        assert all(bool(weight.isfinite().all()) for weight in weights)
 
 
 def test_another_run_is_neither_overwritten_nor_continued(tmp_path):

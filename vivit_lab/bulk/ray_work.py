@@ -114,7 +114,7 @@ class RayDecoder(ReadAhead):
                 ticket = self._submit(row)
 
     def _second_try(self, row: ClipRow) -> Outcome:
-        left = _STARTS
+        barren: list[str] = []  # nodes that started no process, once for each time
         while True:
             node = None
             try:
@@ -123,12 +123,14 @@ class RayDecoder(ReadAhead):
                 outcome = _get(next(told))
                 if not isinstance(outcome, BackendError):
                     return outcome
-                left -= 1
-                if not left:
+                barren.append(node)
+                if len(barren) == _STARTS:
+                    named = ", ".join(dict.fromkeys(barren))
                     raise BackendError(
-                        f"node {node} of the Ray cluster starts no process to decode in, tried {_STARTS} times; look "
-                        "there for its limits of processes and memory, and start the same command again"
+                        f"nodes of the Ray cluster ({named}) started no process to decode in, {_STARTS} times in a row "
+                        f"({outcome}); look there for limits of processes and memory, and start the same command again"
                     ) from outcome
+                time.sleep(_PAUSE * 2 ** len(barren))  # else the node that fails is the first to be free again
             except WorkerCrashedError:
                 if node is not None and is_alive(node):
                     return crash_failure(row, None)

@@ -8,7 +8,6 @@ nothing else needs to say so.
 from __future__ import annotations
 
 import errno
-import fcntl
 import io
 import json
 import os
@@ -225,7 +224,9 @@ class Store:
 def _named(draft: Path, target: Path) -> bool:
     """Give a draft its name; unlike a rename, this refuses a name that is taken.
 
-    Where the file system has no hard links, processes take turns: a lock, which a process that is killed lets go of.
+    Where the file system has no hard links, processes take turns at a look and a rename, by a lock that one that is killed
+    lets go of. It holds on one machine, and between those whose mounts share locks; where the file system has no locks
+    either, of two that write at the same moment the later one prevails.
     """
     try:
         os.link(draft, target)
@@ -235,7 +236,10 @@ def _named(draft: Path, target: Path) -> bool:
         if error.errno not in _NO_LINKS:
             raise
         with (draft.parent / _LOCK).open("w") as turn:
-            fcntl.flock(turn, fcntl.LOCK_EX)
+            with suppress(ImportError, OSError):
+                import fcntl  # of POSIX alone
+
+                fcntl.flock(turn, fcntl.LOCK_EX)
             if target.exists():
                 return False
             draft.replace(target)

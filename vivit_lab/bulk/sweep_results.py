@@ -174,6 +174,8 @@ def sweep_heads(
         >>> found = sweep_heads("run", MaskList.single, job=BulkJob("planted", stride=1), videos="clips.csv")
         >>> found.to_pandas().sort_values("accuracy_drop")
     """
+    if not (isinstance(masks, MaskList) or callable(masks)):
+        raise InputError(f"masks wants a MaskList, or what makes one of layers and heads; got {type(masks).__name__}")
     folder = prepare_run(job, videos, run)
     if not isinstance(masks, MaskList):
         masks = masks(folder.info["layers"], folder.info["heads"])

@@ -89,7 +89,7 @@ def train(
         InputError: there is nothing to train on, the model has no classes, or ``out`` holds another run.
         ConfigError: the run in ``out`` had another configuration, the device cannot do the mixed precision, or more
             is to be frozen than there is.
-        BackendError: the run diverged: its loss or a weight is no longer finite. Checkpoints before that are kept.
+        BackendError: the run diverged: its loss or a weight is no longer finite. What was kept before that stays.
     """
     accelerator = _accelerator(config, cpu)
     size = len(data)  # pyright: ignore[reportArgumentType]  # a map-style dataset has one; torch's base class does not say so
@@ -173,10 +173,11 @@ class _Run:
         """Raise where the run has diverged by a step."""
         if is_finite and all(bool(weight.isfinite().all()) for weight in self.model.parameters()):
             return
+        kept = self.files.checkpoints
         raise BackendError(
-            f"the loss or a weight is NaN or infinite at step {step}: the run has diverged. Checkpoints from before "
-            f"are kept in {self.files.directory}; start anew with a lower learning_rate, a longer warm-up "
-            "(warmup_steps), max_grad_norm=1 or mixed_precision='bf16'"
+            f"the loss or a weight is NaN or infinite at step {step}: the run has diverged; start anew in another "
+            "directory with a lower learning_rate, a longer warm-up (warmup_steps), max_grad_norm=1 or "
+            "mixed_precision='bf16'" + (f". {kept[-1]} is from before" if kept else "")
         )
 
     def update(self, step: int, batches: Iterator[tuple[Tensor, Tensor]], meter: _Meter) -> float:
@@ -208,6 +209,7 @@ class _Run:
         """Return the accuracy on the evaluation clips, or None where there are none; keep the model if it is best."""
         if self.evaluation is None:
             return None
+        self.check(step, is_finite=True)
         loader = DataLoader(self.evaluation, self.config.batch_size)
         score = accuracy(self.wrapped, self.accelerator.prepare(loader), self.accelerator)
         if self.keep_best and (self.best is None or score > self.best[0]):
