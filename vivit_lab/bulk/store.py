@@ -224,7 +224,7 @@ class Store:
 def _named(draft: Path, target: Path) -> bool:
     """Give a draft its name; unlike a rename, this refuses a name that is taken.
 
-    Where the file system has no hard links, processes take turns at a look and a rename, by a lock that one that is killed
+    Where the file system has no hard links, processes take turns at a look and a rename, by a lock that a killed one
     lets go of. It holds on one machine, and between those whose mounts share locks; where the file system has no locks
     either, of two that write at the same moment the later one prevails.
     """
