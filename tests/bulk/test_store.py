@@ -166,3 +166,11 @@ def test_memory_urls_share_one_file_system():
     store = Store.at("memory://shared/run/")
     store.write("a.bin", b"one")
     assert fs.cat_file("/shared/run/a.bin") == b"one"
+
+
+def test_urls_that_cannot_be_opened_here_are_named(monkeypatch):
+    with pytest.raises(InputError, match=r"nope://a/run is a URL that fsspec cannot open here: Protocol not known"):
+        Store.at("nope://a/run").exists("run.json")
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(InputError, match=r"s3://a/run is a URL that fsspec cannot open here: Install s3fs"):
+        Store.at("s3://a/run").listing("clips")

@@ -7,12 +7,11 @@ from collections import Counter
 from pathlib import PurePosixPath
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.csv
 
 from vivit_lab.bulk.rows import clip_id
-from vivit_lab.bulk.store import pc, pq
+from vivit_lab.bulk.store import file_system_of, pc, pq
 from vivit_lab.errors import InputError
 from vivit_lab.video.suffixes import VIDEO_SUFFIXES, is_video_name
 
@@ -53,7 +52,7 @@ def list_clips(videos: str | os.PathLike[str] | list[str | os.PathLike[str]]) ->
         paths = [_absolute(os.fspath(video)) for video in videos]
         return _checked(pa.table({"path": paths}), "the list")
     name = os.fspath(videos)
-    fs, place = _open(name)
+    fs, place = file_system_of(name)
     if _has_pattern(name) and not fs.exists(place):
         found = [item for item in fs.glob(place) if is_video_name(item)]
         return _checked(pa.table({"path": _urls(fs, found)}), name)
@@ -72,14 +71,6 @@ def list_clips(videos: str | os.PathLike[str] | list[str | os.PathLike[str]]) ->
     if _suffix(place) in _TABLES:
         return _checked(_read(fs, place), name)
     return _checked(pa.table({"path": _urls(fs, [place])}), name)
-
-
-def _open(name: str) -> tuple[Any, str]:
-    try:
-        fs, place = fsspec.core.url_to_fs(name)
-    except (ValueError, ImportError) as error:
-        raise InputError(f"{name} is a URL that fsspec cannot open here: {error}") from error
-    return fs, str(place)
 
 
 def _has_pattern(name: str) -> bool:

@@ -25,7 +25,7 @@ import pyarrow.parquet
 
 from vivit_lab.errors import InputError, StorageError
 
-__all__ = ["Store", "pc", "pq"]
+__all__ = ["Store", "file_system_of", "pc", "pq"]
 
 # they make their functions when they are imported, which type checkers do not see
 pc: Any = pyarrow.compute
@@ -63,8 +63,8 @@ class Store:
 
     @cached_property
     def _remote(self) -> tuple[Any, str]:
-        fs, place = fsspec.core.url_to_fs(self.root)
-        return fs, str(place).rstrip("/")
+        fs, place = file_system_of(self.root)
+        return fs, place.rstrip("/")
 
     def place(self, name: str) -> str:
         """Return the path or URL of a file."""
@@ -219,6 +219,19 @@ class Store:
         for name in left:
             Path(self.place(f"_tmp/{name}")).unlink(missing_ok=True)
         return len(left)
+
+
+def file_system_of(name: str) -> tuple[Any, str]:
+    """Return the file system of a path or URL, as fsspec has it, and the place in it.
+
+    Raises:
+        InputError: fsspec does not know the protocol, or lacks the package for it.
+    """
+    try:
+        fs, place = fsspec.core.url_to_fs(name)
+    except (ValueError, ImportError) as error:
+        raise InputError(f"{name} is a URL that fsspec cannot open here: {error}") from error
+    return fs, str(place)
 
 
 def _named(draft: Path, target: Path) -> bool:
