@@ -1,7 +1,9 @@
 """Every notebook runs from top to bottom, is thin, and carries no outputs."""
 
 import ast
+import asyncio
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -35,13 +37,27 @@ def test_it_is_numbered_thin_and_stripped(path):
                 assert node.end_lineno - node.lineno < 5, f"{path.name} has a function of over five lines"
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
-def test_it_runs(path, tmp_path):
+@pytest.fixture(scope="module")
+def executed(request, tmp_path_factory):
+    """Notebook → future of what it is after a run; two run at a time, each in one thread."""
     nbclient = pytest.importorskip("nbclient", reason="notebooks need the extra [lab]")
-    notebook = nbformat.read(path, as_version=4)
-    nbclient.NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
-    ).execute()
+
+    def execute(path):
+        notebook = nbformat.read(path, as_version=4)
+        place = {"metadata": {"path": tmp_path_factory.mktemp(path.stem)}}
+        client = nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=place)
+        return asyncio.run(client.async_execute())  # a loop of its own, closed after it
+
+    wanted = [item for item in request.session.items if getattr(item, "originalname", "") == "test_it_runs"]
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield {path: pool.submit(execute, path) for path in (item.callspec.params["path"] for item in wanted)}
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_it_runs(path, executed):
+    notebook = executed[path].result()
     shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     kinds = {kind for output in shown for kind in output.get("data", {})}
     assert kinds & {"image/png", "application/vnd.jupyter.widget-view+json"}
