@@ -1,5 +1,6 @@
 """Fixtures that every test may use."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--benchmark", action="store_true", help="run the benchmarks (minutes; wants a quiet machine)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compute in one thread, in this process and those it starts: for tiny tensors, others wait more than they work.
+
+    ``OMP_NUM_THREADS`` sets another number, and benchmarks keep PyTorch's own.
+    """
+    if not config.getoption("--benchmark"):
+        torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from vivit_lab.explain import load_pair
 from vivit_lab.planted.clip import planted_clip
@@ -183,11 +182,6 @@ def planted() -> tuple[Any, Any]:
     """The bundled classifier of planted clips, and a clip prepared for it."""
     model, processor = load_pair("planted")
     return model, processor.prepare(planted_clip(PlantedConfig(split="test"), 4).clip())
-
-
-@pytest.fixture(autouse=True)
-def _quiet_threads() -> None:
-    torch.set_num_threads(1)
 
 
 # --- servers --------------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ def test_it_is_numbered_thin_and_stripped(path):
 
 @pytest.fixture(scope="module")
 def executed(request, tmp_path_factory):
-    """Notebook → future of what it is after a run; two run at a time, each in one thread."""
+    """Notebook → future of what it is after a run; two run at a time, each in one thread (tests/conftest.py)."""
     nbclient = pytest.importorskip("nbclient", reason="notebooks need the extra [lab]")
 
     def execute(path):
@@ -49,8 +49,7 @@ def executed(request, tmp_path_factory):
         return asyncio.run(client.async_execute())  # a loop of its own, closed after it
 
     wanted = [item for item in request.session.items if getattr(item, "originalname", "") == "test_it_runs"]
-    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
-        patch.setenv("OMP_NUM_THREADS", "1")
+    with ThreadPoolExecutor(2) as pool:
         yield {path: pool.submit(execute, path) for path in (item.callspec.params["path"] for item in wanted)}
         pool.shutdown(cancel_futures=True)
 
