@@ -141,6 +141,18 @@ def test_a_clip_that_fills_the_memory_of_its_node_is_tried_twice(monkeypatch):
     assert RayDouble(monkeypatch, [errors.OutOfMemoryError("memory"), "node", "pixels"])() == "pixels"
 
 
+def test_the_end_of_the_task_that_watches_is_taken_for_the_clips_when_it_comes_again(monkeypatch):
+    crash = pytest.importorskip("ray").exceptions.WorkerCrashedError
+    assert RayDouble(monkeypatch, [crash(), "node", crash(), "node", "pixels"])() == "pixels"
+    double = RayDouble(monkeypatch, [crash(), "node", crash(), "node", crash()])
+    told = double()
+    assert (told.kind, told.message, double.sent) == (
+        "crash",
+        "clip.mp4: the process that decoded it ended in the last of 2 tries",
+        3,
+    )
+
+
 def test_only_what_was_lost_is_sent_again_without_limit(monkeypatch):
     errors = pytest.importorskip("ray").exceptions
     gone = [errors.NodeDiedError("n"), errors.LocalRayletDiedError(), errors.ObjectLostError("0", "", "")] * 5

@@ -32,6 +32,7 @@ __all__ = ["ModelWorker", "RayDecoder", "decode_in_time", "is_alive"]
 
 _PAUSE = 0.5  # seconds before a clip is sent again whose node was lost
 _STARTS = 5  # of a process to decode in, on whatever node
+_ENDS = 2  # of the task that watches such a process; the first may be an accident
 _LOST = (NodeDiedError, LocalRayletDiedError, ObjectLostError)  # the node is gone, or what it had decoded
 
 
@@ -115,6 +116,7 @@ class RayDecoder(ReadAhead):
 
     def _second_try(self, row: ClipRow) -> Outcome:
         barren: list[str] = []  # nodes that started no process, once for each time
+        ended = 0  # how often the task itself ended, which only watches
         while True:
             node = None
             try:
@@ -133,7 +135,9 @@ class RayDecoder(ReadAhead):
                 time.sleep(_PAUSE * 2 ** len(barren))  # else the node that fails is the first to be free again
             except WorkerCrashedError:
                 if node is not None and is_alive(node):
-                    return crash_failure(row, None)
+                    ended += 1
+                    if ended == _ENDS:
+                        return crash_failure(row, None)
             except OutOfMemoryError:
                 why = "Ray ended the process that decoded it, since its node ran out of memory"
                 return Failure("decode", "crash", f"{row.path}: {why}")
