@@ -73,7 +73,15 @@ def test_the_readme_names_the_methods_that_fail_sanity_checks(report):
     agnostic = {name for name, result in report.sanity.items() if not result.depends_on_classifier}
     assert agnostic == {"RawAttention", "AttentionRollout", "ValueNormRollout"}
     kept = {name.split("(")[0] for name, result in report.sanity.items() if not result.passes} - agnostic
-    assert kept == {"SmoothGrad", "Rise"}
+    assert kept == {"Rise"}
+
+
+def test_gradient_methods_lose_their_maps_with_the_weights(report):
+    without_gradients = {"RawAttention", "AttentionRollout", "ValueNormRollout", "Occlusion", "Rise"}
+    found = {name: result for name, result in report.sanity.items() if name.split("(")[0] not in without_gradients}
+    assert len(found) == 10
+    for name, result in found.items():
+        assert result.mean_spearman["embed"] < 0.3, name
 
 
 def test_signed_smooth_gradients_lose_their_map_with_the_weights(planted):

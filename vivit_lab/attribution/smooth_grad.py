@@ -25,14 +25,16 @@ __all__ = ["SmoothGrad"]
 class SmoothGrad:
     """Mean gradient over noisy copies of the clip (Smilkov et al. 2017, https://arxiv.org/abs/1706.03825).
 
-    A tubelet's relevance is the sum of the absolute values of the mean gradient over its pixels: how sensitive the
-    target is to them, whatever the direction.
+    A tubelet's relevance is the sum of pixel × mean gradient over its pixels: signed, and in units of the target, as
+    with ``InputXGradient``, which it is without noise. The paper also multiplies by the pixels, and shows absolute
+    values of the gradient; those are not the default, since much of such a map stays when all weights of the bundled
+    classifier are replaced by random ones (README, "Which map to trust"): it shows the clip more than the model.
 
     Args:
         samples: noisy copies.
         noise: standard deviation of the noise, as a fraction of the clip's range (largest less smallest pixel).
-        times_input: multiply the mean gradient by the pixels instead of taking absolute values; the map is then signed
-            and to be compared with ``InputXGradient``.
+        times_input: multiply the mean gradient by the pixels; ``False`` takes its absolute values instead: how
+            sensitive the target is to the tubelet's pixels, whatever the direction.
         seed: of the noise. Each clip of a batch gets the same draws, so its map does not depend on the others.
 
     Raises:
@@ -45,7 +47,7 @@ class SmoothGrad:
 
     samples: int = 25
     noise: float = 0.15
-    times_input: bool = False
+    times_input: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -67,7 +69,7 @@ class SmoothGrad:
         """Explain a batch of clips; the arguments are those of ``IntegratedGradients``.
 
         Returns:
-            A map in units of the target for each unit of pixel value, or of the target with ``times_input``.
+            A map in units of the target, or of the target for each unit of pixel value without ``times_input``.
 
         Raises:
             InputError: the clips, the target or the batch size do not fit.
