@@ -17,6 +17,7 @@ from vivit_lab.bulk.engine import make_executor, run_bulk, shard_range
 from vivit_lab.bulk.job import BulkJob
 from vivit_lab.bulk.local import LocalExecutor
 from vivit_lab.bulk.masks import MaskList
+from vivit_lab.bulk.status import _rate
 from vivit_lab.bulk.sweep_results import sweep_heads
 from vivit_lab.errors import ConfigError, InputError
 from vivit_lab.explain import load_pair
@@ -115,6 +116,25 @@ def test_another_run_in_the_folder_is_refused(finished, checkpoint, table, movie
         run_bulk(tiny_job(checkpoint, methods=("rollout", "chefer"), shard_size=4), table, out)
     with pytest.raises(ConfigError, match="clips: 1 are new and 6 are gone"):
         run_bulk(tiny_job(checkpoint, methods=("rollout", "chefer")), movies[0].parent, out)
+
+
+def test_a_run_of_another_version_of_the_numbers_is_refused(checkpoint, movies, tmp_path, monkeypatch):
+    tiny_run(checkpoint, movies[:2], tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("vivit_lab.bulk.run._NUMERICS", 1)
+        with pytest.raises(ConfigError, match="other numerics"):
+            run_bulk(None, None, tmp_path / "run", executor=LOCAL)
+    with monkeypatch.context() as patch:  # a default that changed: the job's text says nothing of it
+        patch.setattr(BulkJob, "built", lambda job: [("map", AttentionRollout(residual=0.3))])
+        with pytest.raises(ConfigError, match="other methods"):
+            run_bulk(None, None, tmp_path / "run", executor=LOCAL)
+
+
+def test_the_rate_leaves_pauses_out():
+    assert _rate([10.0, 20.0, 30.0], 30) == pytest.approx(1.0)
+    assert _rate([10.0, 20.0, 30.0, 90_030.0, 90_040.0], 50) == pytest.approx(1.0)
+    assert _rate([10.0], 4) is None
+    assert _rate([10.0, 10.0], 4) is None
 
 
 def test_other_labels_are_refused(checkpoint, movies, tmp_path):

@@ -1,5 +1,6 @@
 """Which clips a name stands for."""
 
+import os
 import uuid
 
 import fsspec
@@ -110,6 +111,18 @@ def test_what_is_not_there(folder):
         list_clips(folder / "empty")
     with pytest.raises(InputError, match="fsspec cannot open"):
         list_clips("nosuchprotocol://bucket/clips")
+
+
+def test_a_name_that_is_not_utf8_is_told(folder):
+    open(os.fsencode(folder) + b"/caf\xe9.mp4", "wb").close()
+    with pytest.raises(InputError, match=r"not UTF-8: b'.*caf.xe9.mp4'; rename it"):
+        list_clips(folder)
+
+
+def test_a_table_that_a_run_exported_keeps_its_segments(folder):
+    (folder / "rows.csv").write_text("path,start_seconds,end_seconds\na.mp4,1.5,2.5\n")
+    found = list_clips(folder / "rows.csv").to_pylist()[0]
+    assert (found["start"], found["end"]) == (1.5, 2.5)
 
 
 def test_ids_tell_segments_apart():

@@ -72,3 +72,14 @@ def test_heads_that_look_everywhere_alike_or_at_one_token():
     sharp = head_columns(record)
     assert np.all(sharp["head_entropy"] == 0)
     assert np.all(sharp["head_distance"] == 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_statistics_are_float32_whatever_autocast_surrounds_them(dtype):
+    record = tiny_record()
+    alone = head_columns(record)
+    with torch.autocast("cpu", dtype=dtype):
+        inside = head_columns(record)
+    for name, values in alone.items():
+        np.testing.assert_array_equal(inside[name], values)
+        assert inside[name].dtype == np.float32

@@ -9,10 +9,13 @@ import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 import fsspec
 import pyarrow as pa
 import pytest
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.spec import AbstractFileSystem
 
 from vivit_lab.bulk.store import Store, pq
 from vivit_lab.errors import InputError, StorageError
@@ -159,6 +162,47 @@ def test_a_part_that_does_not_fit_leaves_nothing_behind(tmp_path):
     assert "large.bin could not be written" in done.stdout
     assert [path.name for path in (tmp_path / "clips").iterdir()] == ["small.bin"]
     assert not list((tmp_path / "_tmp").iterdir())
+
+
+class Mover(LocalFileSystem):
+    """A file system as fsspec knows many: it opens files to write, and moves them in one step."""
+
+    protocol = "mover"
+    pipe_file = AbstractFileSystem.pipe_file
+    written: ClassVar[list[str]] = []
+
+    def open(self, path, mode="rb", **options):
+        if "w" in mode:
+            self.written.append(path)
+        return super().open(path, mode, **options)
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("mover://"))
+
+
+class Copier(Mover):
+    protocol = "copier"
+    mv = AbstractFileSystem.mv
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("copier://"))
+
+
+def test_other_file_systems_have_drafts_moved_into_place_or_are_refused(tmp_path):
+    for kind in (Mover, Copier):
+        fsspec.register_implementation(kind.protocol, kind, clobber=True)
+    store = Store.at(f"mover://{tmp_path}/run")
+    Mover.written.clear()
+    assert store.write("clips/a.bin", b"one")
+    assert [str(Path(path).parent) for path in Mover.written] == [f"{tmp_path}/run/_tmp"]
+    assert not store.write("clips/a.bin", b"two")
+    assert store.read("clips/a.bin") == b"one"
+    assert list((tmp_path / "run" / "_tmp").iterdir()) == []
+    with pytest.raises(InputError, match=r"file system \(Copier\) neither creates a file at once nor moves one"):
+        Store.at(f"copier://{tmp_path}/other").write("a.bin", b"one")
+    assert not (tmp_path / "other" / "a.bin").exists()
 
 
 def test_memory_urls_share_one_file_system():

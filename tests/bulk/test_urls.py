@@ -20,6 +20,7 @@ from moto.server import ThreadedMotoServer
 
 from tests.bulk.tiny_bulk import tiny_run
 from vivit_lab.bulk.decode import decode_one
+from vivit_lab.bulk.render import render_clips
 from vivit_lab.bulk.results import BulkResults
 from vivit_lab.bulk.rows import ClipRow
 from vivit_lab.bulk.store import Store
@@ -107,6 +108,18 @@ def test_an_object_store_gives_the_videos_and_keeps_the_run(buckets, movies, che
         name = "garbage.mp4" if path == movies[6] else path.name
         for column in ("logits", "map"):
             np.testing.assert_allclose(there.loc[f"s3://clips/some/{name}", column], here.loc[str(path), column], 1e-3)
+
+
+def test_a_video_that_a_server_lost_is_told_on_the_page(website, movies, checkpoint, tmp_path):
+    mine = movies[0].parent / "soon-gone.mp4"
+    mine.write_bytes(movies[0].read_bytes())
+    try:
+        found = tiny_run(checkpoint, [f"{website}/soon-gone.mp4", f"{website}/{movies[1].name}"], tmp_path / "run")
+    finally:
+        mine.unlink()
+    page = render_clips(found, tmp_path / "page", workers=1, progress=False)
+    assert "soon-gone.mp4" in page.read_text(encoding="utf-8")
+    assert len(list((tmp_path / "page" / "movies").iterdir())) == 1
 
 
 def test_an_object_store_never_replaces_a_file(buckets):

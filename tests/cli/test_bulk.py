@@ -77,6 +77,7 @@ def test_failed_clips_have_an_exit_code_and_a_retry(clips, checkpoint, tmp_path,
         (["run", "{clips}", "--out", "{run}", "--method", "raw"], "holds a run with other methods"),
         (["run", "--out", "{run}", "--engine", "slurm"], "choose local or ray"),
         (["run", "--out", "{run}", "--ray-address", "auto"], "--ray-address wants --engine ray"),
+        (["run", "--out", "{run}", "--engine", "ray", "--device", "cuda:0"], "--device cuda:0 is of the local engine"),
         (["run", "--out", "{run}", "--shards", "2:1"], "shards wants"),
         (["status", "{tmp}"], "wanted the folder of a bulk run"),
         (["export", "{run}", "--to", "{tmp}/all.xlsx"], "choose one of parquet"),
@@ -106,6 +107,17 @@ def test_export_heads_and_render(run, tmp_path, capsys):
     assert main(["bulk", "render", str(run), "--out", str(page), *options]) == 0
     assert printed(capsys) == {"page": str(page / "index.html")}
     assert len(list((page / "movies").iterdir())) == len(list((page / "thumbnails").iterdir())) == 2
+
+
+def test_what_wants_labels_says_so_without_them(clips, checkpoint, tmp_path, capsys):
+    assert start(clips / "clip-0000.mp4", tmp_path / "run", checkpoint) == 0
+    capsys.readouterr()
+    assert main(["bulk", "render", str(tmp_path / "run"), "--out", str(tmp_path / "page"), "--by", "loss"]) == 1
+    assert "has a score loss yet (it wants labels)" in " ".join(capsys.readouterr().err.split())
+    assert main(["bulk", "heads", str(tmp_path / "run"), "--masks", "random:3:1", "--workers", "1", "--json"]) == 0
+    text = capsys.readouterr().out.strip().splitlines()[-1]
+    assert "NaN" not in text
+    assert [row["accuracy"] for row in json.loads(text)["masks"]] == [None, None]
 
 
 @pytest.mark.parametrize("kind", ["folder", "csv", "parquet"])

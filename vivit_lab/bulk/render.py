@@ -150,7 +150,7 @@ def _draw_one(run: str, clip_id: str, folder: Path, method: str | None, drawing:
     heat = results.map(clip_id, method)
     try:
         clip = results.clip(clip_id)
-    except VideoError as error:
+    except (VideoError, OSError) as error:  # OSError: of a URL that is not there any more
         return Failure.of("decode", error)
     render_movie(clip, heat, folder / "movies" / f"{clip_id}.mp4", preset="veryfast", **drawing)
     options = {"limits": drawing["limits"], "layout": drawing["layout"]}

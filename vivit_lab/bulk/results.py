@@ -110,9 +110,13 @@ class BulkResults:
                 return found[:count]
         return found
 
-    def summary(self) -> dict[str, str]:
-        """Return how far the run is and what it is of, in words."""
-        status, info = self.status(), self.run.info
+    def summary(self, status: RunStatus | None = None) -> dict[str, str]:
+        """Return how far the run is and what it is of, in words.
+
+        Args:
+            status: of the run, where it was read already.
+        """
+        status, info = status or self.status(), self.run.info
         left = "not known yet" if status.seconds_left is None else str(timedelta(seconds=round(status.seconds_left)))
         rate = "not known yet" if status.clips_per_second is None else f"{status.clips_per_second:.3g}"
         words = {

@@ -32,6 +32,7 @@ from vivit_lab.video.preprocess import VivitImageProcessor
 __all__ = ["BulkRun", "open_run", "part_name", "prepare_run"]
 
 _FORMAT = "vivit_lab.BulkRun/1"
+_NUMERICS = 2  # raise it with a change that alters numbers of a row: a part never holds two kinds
 _MANIFEST_GROUP = 16384  # rows of the manifest that are read together, about
 
 
@@ -182,6 +183,8 @@ def _fingerprint(job: BulkJob, model: Any, processor: VivitImageProcessor) -> di
     libraries = {name: list(version) for name, version in av.library_versions.items()}
     return fingerprint_of(
         replace(job, batch_size=None),
+        methods=[repr(method) for _, method in job.built()],  # with the defaults, which may change
+        numerics=_NUMERICS,
         weights=weights_digest(model),
         vivit_lab=__version__,
         decoder={"av": av.__version__, **libraries},

@@ -29,6 +29,7 @@ MANIFEST_SCHEMA = pa.schema(
 """The columns of a run's manifest."""
 
 _TABLES = (".csv", ".parquet")
+_EXPORTED = {"start_seconds": "start", "end_seconds": "end"}  # as a run's own tables call them
 _TEXT = pyarrow.csv.ConvertOptions(column_types={"path": pa.string(), "label": pa.string()})  # 007 is not 7
 
 
@@ -38,7 +39,8 @@ def list_clips(videos: str | os.PathLike[str] | list[str | os.PathLike[str]]) ->
     Args:
         videos: a folder, which is searched (its ``manifest.csv`` or ``manifest.parquet`` is read instead where there is
             one); a pattern (``"clips/**/*.mp4"``); a CSV or Parquet file with the column ``path`` and, if wanted,
-            ``label``, ``start`` and ``end`` (seconds), paths being relative to the file; one video; a list of videos;
+            ``label``, ``start`` and ``end`` (seconds; ``start_seconds`` and ``end_seconds`` as a run exports them are
+            read too), paths being relative to the file; one video; a list of videos;
             or any of these as a URL that fsspec knows (``s3://…``, ``memory://…``).
 
     Returns:
@@ -50,19 +52,19 @@ def list_clips(videos: str | os.PathLike[str] | list[str | os.PathLike[str]]) ->
     """
     if isinstance(videos, (list, tuple)):
         paths = [_absolute(os.fspath(video)) for video in videos]
-        return _checked(pa.table({"path": paths}), "the list")
+        return _checked(_paths(paths, "the list"), "the list")
     name = os.fspath(videos)
     fs, place = file_system_of(name)
     if _has_pattern(name) and not fs.exists(place):
         found = [item for item in fs.glob(place) if is_video_name(item)]
-        return _checked(pa.table({"path": _urls(fs, found)}), name)
+        return _checked(_paths(_urls(fs, found), name), name)
     if fs.isdir(place):
         for suffix in _TABLES:
             table = f"{place.rstrip('/')}/manifest{suffix}"
             if fs.isfile(table):
                 return _checked(_read(fs, table), table)
         found = [item for item in fs.find(place) if is_video_name(item)]
-        return _checked(pa.table({"path": _urls(fs, found)}), name)
+        return _checked(_paths(_urls(fs, found), name), name)
     if not fs.isfile(place):
         raise InputError(
             f"there is no {name}: wanted a folder of videos, a pattern such as 'clips/**/*.mp4', a CSV or Parquet file "
@@ -70,7 +72,7 @@ def list_clips(videos: str | os.PathLike[str] | list[str | os.PathLike[str]]) ->
         )
     if _suffix(place) in _TABLES:
         return _checked(_read(fs, place), name)
-    return _checked(pa.table({"path": _urls(fs, [place])}), name)
+    return _checked(_paths(_urls(fs, [place]), name), name)
 
 
 def _has_pattern(name: str) -> bool:
@@ -112,8 +114,26 @@ def _read(fs: Any, place: str) -> pa.Table:
     folder = place.rpartition("/")[0]
     folder = folder if _is_local(fs) else str(fs.unstrip_protocol(folder))
     paths = [_absolute(str(path), folder) for path in table["path"].to_pylist()]
-    kept = {name: table[name] for name in ("start", "end", "label") if name in table.column_names}
+    kept = {_EXPORTED.get(name, name): table[name] for name in (*_EXPORTED, "start", "end", "label")
+            if name in table.column_names}  # fmt: skip
     return pa.table({"path": paths, **kept})
+
+
+def _paths(paths: list[str], name: str) -> pa.Table:
+    """Return a table of paths.
+
+    Raises:
+        InputError: a file's name is not UTF-8, which no table of paths can hold.
+    """
+    for path in paths:
+        try:
+            path.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{name} has a file whose name is not UTF-8: {os.fsencode(path)!r}; rename it, or leave it out by a "
+                "pattern or a table of clips"
+            ) from error
+    return pa.table({"path": pa.array(paths, pa.string())})
 
 
 def _checked(table: pa.Table, name: str) -> pa.Table:

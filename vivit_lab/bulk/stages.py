@@ -19,7 +19,7 @@ from vivit_lab.bulk.schema import PartLayout
 from vivit_lab.bulk.shard import Result
 from vivit_lab.errors import InputError
 from vivit_lab.explain import load_pair, top_labels
-from vivit_lab.hooks.record import AttentionRecord
+from vivit_lab.hooks.record import AttentionRecord, full_precision
 from vivit_lab.hooks.recorder import evaluating, record_attention
 from vivit_lab.memory import free_bytes
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
@@ -133,19 +133,20 @@ def head_columns(record: AttentionRecord, *, all_queries: bool = False) -> dict[
     chosen = [(2 * number + 1) * grid.num_tubelets // (2 * count) for number in range(count)]
     times, least = torch.arange(grid.t, device=record.device), torch.finfo(torch.float32).tiny
     entropy, distance = [], []
-    for layer in record.layers:
-        sums = [0.0, 0.0]
-        for start in range(0, count, _QUERIES):
-            block = torch.tensor(chosen[start : start + _QUERIES], device=record.device)
-            rows = record.rows(layer, block + grid.offset, masked=False)
-            # torch.special.entr is the same, and takes longer than the rows themselves
-            sums[0] -= torch.linalg.vecdot(rows.flatten(2), rows.clamp_min(least).log_().flatten(2))
-            by_time = rows.narrow(-1, grid.offset, grid.num_tubelets).unflatten(-1, (grid.t, -1)).sum(-1)
-            apart = (times[block // (grid.h * grid.w)].unsqueeze(1) - times).abs().float()
-            near = (by_time * apart).sum(-1) / by_time.sum(-1).clamp_min(least)
-            sums[1] += near.sum(-1)
-        entropy.append(sums[0] / count)
-        distance.append(sums[1] / count)
+    with full_precision(record.device):
+        for layer in record.layers:
+            sums = [0.0, 0.0]
+            for start in range(0, count, _QUERIES):
+                block = torch.tensor(chosen[start : start + _QUERIES], device=record.device)
+                rows = record.rows(layer, block + grid.offset, masked=False)
+                # torch.special.entr is the same, and takes longer than the rows themselves
+                sums[0] -= torch.linalg.vecdot(rows.flatten(2), rows.clamp_min(least).log_().flatten(2))
+                by_time = rows.narrow(-1, grid.offset, grid.num_tubelets).unflatten(-1, (grid.t, -1)).sum(-1)
+                apart = (times[block // (grid.h * grid.w)].unsqueeze(1) - times).abs().float()
+                near = (by_time * apart).sum(-1) / by_time.sum(-1).clamp_min(least)
+                sums[1] += near.sum(-1)
+            entropy.append(sums[0] / count)
+            distance.append(sums[1] / count)
     both = {"head_entropy": entropy, "head_distance": distance}
     return {name: torch.stack(values, dim=1).cpu().numpy() for name, values in both.items()}
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
+from statistics import median
 from typing import Any
 
 from vivit_lab.bulk.run import BulkRun, part_name
 from vivit_lab.bulk.store import pc
 
 __all__ = ["RunStatus", "read_status"]
+
+
+_PAUSE = 20  # usual gaps between two parts
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,8 @@ class RunStatus:
         clips_done: rows in the parts that are written.
         errors: of them, clips that failed and that no retry mended.
         retried: rows of overlays.
-        clips_per_second: between the first and the last part that was written; None with fewer than two.
+        clips_per_second: between the first and the last part that was written, pauses between sessions left out; None
+            with fewer than two.
         seconds_left: at that rate; None where it is not known, 0 when all is done.
         accuracy: over clips with labels; None where there are none.
     """
@@ -77,7 +83,13 @@ def read_status(run: BulkRun) -> RunStatus:
 
 
 def _rate(written: list[float], rows: int) -> float | None:
-    """Return clips a second between the first and the last part; the first one's own time is not known."""
-    if len(written) < 2 or not written[0] or written[-1] <= written[0]:
+    """Return clips a second between the first and the last part; the first one's own time is not known.
+
+    A gap of many usual ones is a pause of a run that was stopped and resumed.
+    """
+    if len(written) < 2 or not written[0]:
         return None
-    return rows * (len(written) - 1) / len(written) / (written[-1] - written[0])
+    gaps = [later - earlier for earlier, later in pairwise(written)]
+    usual = median([gap for gap in gaps if gap > 0] or [0.0])
+    working = [gap for gap in gaps if gap <= _PAUSE * usual]
+    return rows / len(written) * len(working) / sum(working) if sum(working) else None

@@ -1,8 +1,8 @@
 """The files of a run: whole or not there at all, on a local disk or wherever fsspec reaches.
 
 A part is written to a temporary file, brought to the disk, renamed into place, and its directory brought to the disk
-too; an object store gets it in one request that creates and never replaces. So a part that exists is complete, and
-nothing else needs to say so.
+too; an object store gets it in one request that creates and never replaces; other file systems of fsspec have a draft
+moved into place, or are refused where they cannot. So a part that exists is complete, and nothing else says so.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet
+from fsspec.spec import AbstractFileSystem
 
 from vivit_lab.errors import InputError, StorageError
 
@@ -147,8 +148,7 @@ class Store:
             if not _BUCKETS.intersection((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol):
                 fs.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
             with suppress(FileExistsError):
-                fs.pipe_file(f"{root}/{name}", content, mode="create")
-                return True
+                return _create(fs, f"{root}/{name}", f"{root}/_tmp", content)
             return False
         except OSError as error:
             full = error.errno in _FULL
@@ -232,6 +232,34 @@ def file_system_of(name: str) -> tuple[Any, str]:
     except (ValueError, ImportError) as error:
         raise InputError(f"{name} is a URL that fsspec cannot open here: {error}") from error
     return fs, str(place)
+
+
+def _create(fs: Any, target: str, drafts: str, content: bytes) -> bool:
+    """Create a file of a remote file system whole; return whether it was not there before.
+
+    An object store does so in one request. fsspec's own way for others opens the file and writes: cut off, it would
+    leave a part that looks done. There a draft is moved into place, as on a local disk; of two that write at the same
+    moment the later one prevails.
+
+    Raises:
+        InputError: the file system can neither create a file at once nor move one.
+    """
+    kind = type(fs)
+    if fs.async_impl or kind.pipe_file is not AbstractFileSystem.pipe_file:
+        fs.pipe_file(target, content, mode="create")
+        return True
+    if kind.mv is AbstractFileSystem.mv:  # copies, and then removes
+        raise InputError(
+            f"a run cannot be written to {target}: its file system ({kind.__name__}) neither creates a file at once "
+            "nor moves one, so that a run cut off would leave half a file; use a local folder or an object store"
+        )
+    if fs.exists(target):
+        return False
+    draft = f"{drafts}/{target.rpartition('/')[2]}.{uuid.uuid4().hex}"
+    fs.makedirs(drafts, exist_ok=True)
+    fs.pipe_file(draft, content)
+    fs.mv(draft, target)
+    return True
 
 
 def _named(draft: Path, target: Path) -> bool:

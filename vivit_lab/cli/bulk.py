@@ -37,7 +37,7 @@ Sampling = Annotated[str | None, typer.Option(help="window (with --stride), or u
 Stride = Annotated[int | None, typer.Option(min=1, help="Take one frame in so many.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or auto.")]
 Autocast = Annotated[str | None, typer.Option(help="bfloat16 or float16: torch.autocast.")]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Clips in a forward pass; found by default.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Clips in a forward pass; found here by default.")]
 ShardSize = Annotated[int | None, typer.Option(min=1, help="Clips of a part; 64.")]
 Engine = Annotated[str, typer.Option(help="local: processes of this machine; ray: a cluster (extra [ray]).")]
 Address = Annotated[str | None, typer.Option("--ray-address", help="Of a running Ray cluster, or auto.")]
@@ -178,6 +178,8 @@ def render(
     chosen = clips or None
     if by:
         chosen = [clip for clip, _ in results.extremes(by, count, largest=not lowest, method=method)]
+        if not chosen:
+            raise InputError(f"no clip of {run} has a score {by} yet{' (it wants labels)' if by == 'loss' else ''}")
     page = render_clips(
         results, out, chosen, method=method, count=count, percentile=percentile, layout=layout, zoom=zoom,
         legend=legend, workers=workers, progress=False if as_json else None,
@@ -281,6 +283,8 @@ def _engine(name: str, address: str | None, workers: int | None, device: str, ti
     from vivit_lab.bulk.engine import make_executor
 
     if name == "ray":
+        if device != "auto":
+            raise InputError(f"--device {device} is of the local engine; Ray itself gives each model a GPU of its node")
         return make_executor("ray", address=address, workers=workers, timeout=timeout)
     if address is not None:
         raise InputError("--ray-address wants --engine ray")
@@ -306,22 +310,25 @@ def _interruptible(out: str, *, quiet: bool) -> Iterator[None]:
 
 
 def _finish(results: Any, *, as_json: bool) -> None:
-    _show(results, as_json=as_json)
-    if results.status().errors:
+    if _show(results, as_json=as_json):
         raise typer.Exit(FAILED_CLIPS)
 
 
-def _show(results: Any, *, as_json: bool) -> None:
+def _show(results: Any, *, as_json: bool) -> int:
+    """Print how far a run is; return how many clips failed."""
     status = results.status()
+    failures = results.failures(20 if as_json else 5) if status.errors else []
     if as_json:
-        return print_json({"run": results.run.store.root, **status.to_dict(), "failed": results.failures(20)})
+        print_json({"run": results.run.store.root, **status.to_dict(), "failed": failures})
+        return status.errors
     table = Table(show_header=False, title=results.run.store.root, title_justify="left")
-    for name, value in results.summary().items():
+    for name, value in results.summary(status).items():
         table.add_row(name, value)
     Console().print(table)
-    for failure in results.failures(5):
+    for failure in failures:
         errors.print(f"{failure['stage']}: {failure['error']}", style="yellow", markup=False, soft_wrap=True)
     if status.errors > 5:
         errors.print(f"… and {status.errors - 5} more; --json lists them", style="yellow")
     if status.errors:
         errors.print(f"try these again with: vivit-lab bulk retry {results.run.store.root}")
+    return status.errors

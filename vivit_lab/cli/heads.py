@@ -41,15 +41,6 @@ def _method(name: str, batch_size: int) -> Any:
     return replace(make_importance(name), batch_size=batch_size)
 
 
-def _number(value: Any) -> Any:
-    """Return a number, None for NaN, which JSON does not know."""
-    return None if value != value else value
-
-
-def _rows(matrix: Any) -> list[list[float | None]]:
-    return [[_number(value) for value in row] for row in matrix.tolist()]
-
-
 def _cells(matrix: Any, form: str = "{:9.3g}") -> str:
     lines = [f"layer {layer:2d}  " + "".join(form.format(value) for value in row) for layer, row in enumerate(matrix)]
     return "\n".join(lines)
@@ -84,8 +75,8 @@ def importance(
                 "method": scores.method,
                 "unit": scores.unit,
                 "target": scores.target,
-                "values": _rows(scores.values),
-                **{end: _rows(matrix) for end, matrix in zip(("low", "high"), scores.interval(), strict=True)},
+                "values": scores.values.tolist(),
+                **{end: matrix.tolist() for end, matrix in zip(("low", "high"), scores.interval(), strict=True)},
                 "ranking": scores.ranking(),
                 "rank_stability": None if stable is None else stable.mean,
             }
@@ -221,7 +212,7 @@ def curve(
     except MissingExtraError:  # the picture is a convenience
         pass
     if as_json:
-        rows = [{key: _number(value) for key, value in row.items()} for row in curves.rows()]
+        rows = curves.rows()
         return print_json({"files": files, "settings": curves.settings, "rows": rows})
     for row in curves.rows():
         print(
@@ -265,7 +256,7 @@ def stats(
     kinds = Taxonomy()(measured)
     lifts = {name: measured.lift(name) for name in measured.names if name != "past_future"}
     if as_json:
-        rows = {name: _rows(matrix) for name, matrix in lifts.items()}
+        rows = {name: matrix.tolist() for name, matrix in lifts.items()}
         return print_json({"file": str(out), "lifts": rows, "kinds": [list(row) for row in kinds.kinds]})
     for name, matrix in lifts.items():
         error = float(measured.error(name).nan_to_num(0).max())

@@ -177,9 +177,11 @@ class AttentionRecord(Sequences):
         layer, index = self.layer_index(layer), self._index(queries)
         self._require(2 * self.num_heads * len(index), f"{len(index)} rows")
         query = self.queries[layer].index_select(2, index).float() * self.scale
-        # keys of a fused projection lie apart; matmul would copy them transposed, which takes longer than the product
-        key = self.keys[layer].float().contiguous().transpose(-1, -2)
-        pattern = torch.softmax(torch.matmul(query, key), dim=-1)
+        key = self.keys[layer].float()
+        if self.batch_size > 1 and self.device.type == "cpu":
+            # keys of a fused projection lie apart: matmul would copy those of a batch transposed, which is far slower
+            key = key.clone(memory_format=torch.contiguous_format)
+        pattern = torch.softmax(torch.matmul(query, key.transpose(-1, -2)), dim=-1)
         return self._masked(layer, pattern) if masked else pattern
 
     @in_full_precision
