@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from vivit_lab.attribution.occlusion import Occlusion
+from vivit_lab.attribution.raw import RawAttention
+from vivit_lab.attribution.rise import Rise
 from vivit_lab.attribution.rollout import AttentionRollout
 from vivit_lab.cli import main
 from vivit_lab.errors import InputError
@@ -61,6 +64,15 @@ def test_written_planted_movies_give_the_same_as_drawn_ones(folder):
     torch.testing.assert_close(ours.window, drawn.window)
 
 
+def test_planted_clips_are_prepared_as_the_model_wants_them(folder):
+    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    processor = VivitImageProcessor.imagenet(**size)
+    drawn = open_data("planted:1", CONFIG, processor, count=4)
+    ours = open_data(folder, CONFIG, processor).batch([0, 3]).pixel_values
+    torch.testing.assert_close(drawn.batch([0, 3]).pixel_values, ours, rtol=0, atol=1e-5)
+    assert drawn.describe() != open_data("planted:1", CONFIG, PROCESSOR, count=4).describe()
+
+
 def test_any_folder_of_videos_and_any_table_will_do(folder, tmp_path):
     clips = folder / "clips"
     plain = open_data(clips, CONFIG, PROCESSOR, count=3)
@@ -78,7 +90,7 @@ def test_any_folder_of_videos_and_any_table_will_do(folder, tmp_path):
     assert labelled.batch([0, 1]).labels.tolist() == [LABELS.index("up-left"), 2]
     assert labelled.describe()["labels"] == [LABELS.index("up-left"), 2]
     with table.open("w", newline="") as file:
-        csv.writer(file).writerows([["path"], [first]])
+        csv.writer(file).writerows([["\ufeffpath"], [first]])  # as Excel writes it
     assert open_data(table, CONFIG, PROCESSOR).batch([0]).labels is None
 
 
@@ -106,6 +118,8 @@ def test_methods_by_name():
         "RawAttention",
         "AttentionRollout(head_fusion='max', start_layer=1)",
     ]
+    boxes = methods_by_name("occlusion:window=2,2,2;baseline=mean,rise:cells=2,3,3,raw")
+    assert boxes == [Occlusion((2, 2, 2), baseline="mean"), Rise(cells=(2, 3, 3)), RawAttention()]
     assert methods_by_name("ALL") == all_methods()
     assert methods_by_name("rollout") == [AttentionRollout()]
     for wrong in ("", "raw,raw"):

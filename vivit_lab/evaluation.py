@@ -64,6 +64,7 @@ class PlantedClips:
         config: which clips.
         count: how many, from the first on.
         grid: the token grid of the model.
+        processor: of the model: its range of pixel values; None is -1 … 1.
 
     Raises:
         InputError: there are no clips, or the model wants another number of frames or another size.
@@ -72,6 +73,7 @@ class PlantedClips:
     config: PlantedConfig
     count: int
     grid: TokenGrid
+    processor: VivitImageProcessor | None = None
 
     def __post_init__(self) -> None:
         drawn, wanted = (
@@ -90,6 +92,9 @@ class PlantedClips:
     def batch(self, indices: Sequence[int]) -> EvaluationBatch:
         """See ``EvaluationData.batch``."""
         pixels, labels, clips = planted_batch(self.config, indices)
+        if self.processor is not None and _range(self.processor) != _range(VivitImageProcessor.trained_range()):
+            frames, as_they_are = [clip.frames for clip in clips], {"do_resize": False, "do_center_crop": False}
+            pixels = self.processor(frames, return_tensors="pt", **as_they_are).pixel_values
         mask = np.stack([clip.token_mask(self.grid) for clip in clips])
         window = np.stack([clip.token_window(self.grid) for clip in clips])
         names = [f"planted-{index:05d}" for index in indices]
@@ -97,7 +102,10 @@ class PlantedClips:
 
     def describe(self) -> dict[str, Any]:
         """See ``EvaluationData.describe``."""
-        return {"kind": "planted", "count": self.count, **self.config.to_dict()}
+        known = {"kind": "planted", "count": self.count, **self.config.to_dict()}
+        if self.processor is None or _range(self.processor) == _range(VivitImageProcessor.trained_range()):
+            return known
+        return {**known, "range": list(_range(self.processor))}
 
 
 @dataclass(frozen=True)
@@ -157,7 +165,8 @@ class Videos:
     def describe(self) -> dict[str, Any]:
         """See ``EvaluationData.describe``."""
         files = [[str(path), path.stat().st_size] for path in self.paths]
-        return {"kind": "videos", "files": files, "stride": self.stride, "labels": self.classes}
+        about = {"stride": self.stride, "labels": self.classes, "processor": self.processor.to_dict()}
+        return {"kind": "videos", "files": files, **about}
 
 
 def open_data(
@@ -186,7 +195,8 @@ def open_data(
     if text == "planted" or text.startswith("planted:"):
         fields = _planted_fields(text.removeprefix("planted").removeprefix(":"))
         sizes = {"frames": config.num_frames, "size": config.image_size}
-        return PlantedClips(PlantedConfig(**{"split": "test", **sizes, **fields}), count or 256, config.grid)
+        planted = PlantedConfig(**{"split": "test", **sizes, **fields})
+        return PlantedClips(planted, count or 256, config.grid, processor)
     path = Path(text)
     if (path / "manifest.json").is_file() and (path / "masks.npz").is_file():
         truth = [entry for entry in read_planted(path) if entry.counterfactual is None][:count]
@@ -208,6 +218,13 @@ def open_data(
     )
 
 
+def _range(processor: VivitImageProcessor) -> tuple[Any, ...]:
+    """Return the options that say which numbers pixels become."""
+    scaled = (processor.rescale_factor, processor.offset) if processor.do_rescale else None
+    moved = (list(processor.image_mean), list(processor.image_std)) if processor.do_normalize else None
+    return (scaled, moved)
+
+
 def _planted_fields(text: str) -> dict[str, Any]:
     """Read ``3`` or ``level=3,seed=1``."""
     if re.fullmatch(r"\d+", text):
@@ -223,7 +240,7 @@ def _planted_fields(text: str) -> dict[str, Any]:
 
 
 def _read_table(path: Path) -> tuple[list[Path], list[str] | None]:
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:  # Excel begins its files with a mark
         rows = list(csv.DictReader(file))
     if not rows or "path" not in rows[0]:
         raise InputError(f"{path} wants a header with the column path (and label, where labels are known) and a row")
@@ -270,7 +287,7 @@ def methods_by_name(text: str) -> list[Any]:
     if text.strip().lower() == "all":
         return all_methods()
     found = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
+    for part in _split(text):
         name, _, settings = part.partition(":")
         pairs = [setting.partition("=") for setting in settings.split(";") if setting]
         found.append(make_method(name, {key: value for key, _, value in pairs}))
@@ -278,6 +295,15 @@ def methods_by_name(text: str) -> list[Any]:
     if not found or len(set(labels)) < len(labels):
         raise InputError(f"wanted different methods, got {', '.join(labels) or 'none'}; choose of {', '.join(METHODS)}")
     return found
+
+
+def _split(text: str) -> list[str]:
+    """Split at the commas between methods, not at those inside a setting (``occlusion:window=2,2,2``)."""
+    parts: list[str] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        inside = parts and ":" in parts[-1] and re.match(r"-?\d", part)  # no method begins with a digit
+        parts[-1:] = [f"{parts[-1]},{part}"] if inside else [*parts[-1:], part]
+    return parts
 
 
 def stored_report() -> FaithfulnessReport:

@@ -21,7 +21,7 @@ METHODS = [
     IntegratedGradients(6, "mean"),
     IntegratedGradients(5, 0.5, "riemann_trapezoid"),
     SmoothGrad(5),
-    SmoothGrad(5, times_input=True),
+    SmoothGrad(5, times_input=False),
     Occlusion(baseline="mean"),
     Occlusion((2, 1, 2), (1, 1, 1)),
     Rise(7, (2, 3, 3)),

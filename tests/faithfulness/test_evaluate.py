@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 import pytest
@@ -13,7 +13,7 @@ import torch
 
 from vivit_lab.attribution.chefer import CheferRelevance
 from vivit_lab.attribution.raw import RawAttention
-from vivit_lab.errors import ConfigError, InputError
+from vivit_lab.errors import ConfigError, InputError, NotAVideoError
 from vivit_lab.faithfulness.data import EvaluationBatch
 from vivit_lab.faithfulness.evaluate import EvaluationPlan, evaluate, label_of
 from vivit_lab.faithfulness.infidelity import Infidelity
@@ -249,6 +249,52 @@ def test_another_run_is_refused(model, labelled, tmp_path):
     other = VivitForVideoClassification(CONFIG)
     with pytest.raises(ConfigError, match=r"other weights"):
         evaluate(other, labelled, METHODS, plan=plan, out=tmp_path, progress=False)
+
+
+def test_other_settings_of_the_model_are_refused(model, labelled, tmp_path):
+    plan = EvaluationPlan(curves=CURVES[:1], saco=None, sensitivity=None, infidelity=None, sanity_clips=0)
+    evaluate(model, labelled, METHODS, plan=plan, out=tmp_path, progress=False)
+    other = VivitForVideoClassification(replace(CONFIG, layer_norm_eps=1e-3)).eval()
+    other.load_state_dict(model.state_dict())
+    with pytest.raises(ConfigError, match=r"a run with other model; name another directory"):
+        evaluate(other, labelled, METHODS, plan=plan, out=tmp_path, progress=False)
+
+
+def test_methods_may_be_named_in_another_order_when_a_run_goes_on(model, labelled, report, tmp_path):
+    evaluate(model, labelled, METHODS, plan=PLAN, out=tmp_path, progress=False)
+    (tmp_path / "sanity-001.json").unlink()
+    again = evaluate(model, labelled, METHODS[::-1], plan=PLAN, out=tmp_path, progress=False)
+    assert again.sanity == report.sanity
+
+
+def test_a_clip_that_cannot_be_read_is_left_out_and_named(model, labelled, report):
+    class Holed(Data):
+        def batch(self, indices):
+            if 4 in indices:
+                raise NotAVideoError("clip 4 has no video")
+            return super().batch(indices)
+
+    found = evaluate(model, Holed(labelled.labels), METHODS, plan=PLAN, progress=False)
+    assert found.settings["clips_failed"] == ["clip 4 has no video"]
+    assert found.settings["clips_seen"] == 6
+    kept = [place for place, name in enumerate(report.clips) if name != "clip 4"]
+    assert found.clips == tuple(report.clips[place] for place in kept)
+    for name in ("RawAttention", "CheferRelevance"):
+        want = [report.scores[name]["srg"][place] for place in kept]
+        assert found.scores[name]["srg"] == pytest.approx(want, abs=1e-5)
+
+    class Nothing(Data):
+        def batch(self, indices):
+            raise FileNotFoundError("there is no clip")
+
+    with pytest.raises(InputError, match="none of 7 videos can be read, the first: there is no clip"):
+        evaluate(model, Nothing(), METHODS, plan=PLAN, progress=False)
+
+
+def test_a_backbone_takes_labelled_clips(labelled):
+    plan = EvaluationPlan(curves=CURVES[:1], saco=None, sensitivity=None, infidelity=None, sanity_clips=0)
+    found = evaluate(VivitModel(CONFIG).eval(), labelled, METHODS[:1], plan=plan, progress=False)
+    assert len(found.clips) == 7
 
 
 def test_without_classes_or_evidence_the_target_is_the_own_embedding(tmp_path):

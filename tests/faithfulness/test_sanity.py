@@ -202,6 +202,9 @@ def test_verdicts_follow_the_numbers():
     kept = result((0.9, 0.9), (0.8, 0.9))
     assert (kept.passes, kept.depends_on_classifier) == (False, True)
     assert "keeps much of its maps" in kept.verdict
+    nan = float("nan")
+    assert "gives much the opposite of its maps" in result((0.5, 0.7), (-0.6, -0.7), swap=(0.4, 0.6)).verdict
+    assert "gives constant maps once all down to" in result((0.5, 0.7), (nan, nan), swap=(0.4, 0.6)).verdict
     assert "its Spearman correlation is 0.85 once all from the head down to embed is random" in kept.verdict
     nan = math.nan
     assert "gives constant maps" in result((nan, nan), (nan, nan)).verdict

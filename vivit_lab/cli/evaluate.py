@@ -67,5 +67,7 @@ def evaluate(
         print(f"- {line}")
     judged, seen = report.settings["clips_judged"], report.settings["clips_seen"]
     errors.print(f"{judged} of {seen} clips judged", highlight=False)
+    for failure in report.settings.get("clips_failed", []):
+        errors.print(f"left out: {failure}", highlight=False, markup=False, soft_wrap=True)
     for kind, path in files.items():
         print(f"{kind}: {path}")

@@ -46,6 +46,9 @@ def assemble(
     parts = [read_json(path) for path in sorted(folder.glob("part-*.json"))]
     full = [part for part in parts if part["clips"]]
     seen, clips = sum(part["seen"] for part in parts), [name for part in full for name in part["clips"]]
+    failed = [text for part in parts for text in part.get("failed", [])]
+    if not clips and not seen:
+        raise InputError(f"none of {len(failed)} videos can be read, the first: {''.join(failed[:1])}")
     if not clips:
         raise InputError(f"the model names none of {seen} clips rightly, so nothing was judged; is it the right model?")
     scores, curves, seconds = {}, {}, {}
@@ -57,13 +60,16 @@ def assemble(
         curves[name] = {key: _pooled([part["curves"][name][key] for part in full]) for key in full[0]["curves"][name]}
         weights = [len(part["clips"]) for part in full]
         seconds[name] = round(float(np.average([part["seconds"][name] for part in full], weights=weights)), 4)
-    checks = [read_json(path) for path in sorted(folder.glob("sanity-*.json"))]
+    about = {"clips_seen": seen, "clips_judged": len(clips), "seconds_per_clip": seconds}
+    about |= {"clips_failed": failed} if failed else {}
+    checks = [read_json(path) for path in folder.glob("sanity-*.json")]
+    checks.sort(key=lambda check: list(scores).index(check["method"]))
     return FaithfulnessReport(
         scores,
         clips,
         controls=controls,
         model_id=model_id,
-        settings={**settings, "clips_seen": seen, "clips_judged": len(clips), "seconds_per_clip": seconds},
+        settings={**settings, **about},
         sanity={check["method"]: _sanity(check["result"]) for check in checks if check["result"] is not None},
         curves=curves if any(curves.values()) else {},
     )

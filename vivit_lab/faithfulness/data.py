@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 __all__ = ["EvaluationBatch", "EvaluationData"]
@@ -28,6 +29,18 @@ class EvaluationBatch:
     labels: Tensor | None = None
     mask: Tensor | None = None
     window: Tensor | None = None
+
+    @classmethod
+    def joined(cls, batches: Sequence[EvaluationBatch]) -> EvaluationBatch:
+        """Return batches of one data set as one, in their order."""
+
+        def along(name: str) -> Tensor | None:
+            parts = [part for batch in batches if (part := getattr(batch, name)) is not None]
+            return torch.cat(parts) if parts else None
+
+        names = [name for batch in batches for name in batch.names]
+        pixels = torch.cat([batch.pixel_values for batch in batches])
+        return cls(pixels, names, along("labels"), along("mask"), along("window"))
 
     def take(self, keep: Tensor) -> EvaluationBatch:
         """Return the clips at some indices."""

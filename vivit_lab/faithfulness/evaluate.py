@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vivit_lab.errors import ConfigError, InputError
+from vivit_lab._version import __version__
+from vivit_lab.errors import ConfigError, InputError, VideoError
 from vivit_lab.faithfulness._parts import assemble, read_json, write_json
 from vivit_lab.faithfulness.controls import CONTROLS
 from vivit_lab.faithfulness.data import EvaluationBatch, EvaluationData
@@ -122,6 +123,7 @@ def evaluate(
 
     The class is each clip's predicted one; where the model has no classifier, the target is the clip's own embedding
     (``OwnEmbedding``). The clips are gone through in parts; with ``out``, a part that was finished is not done again.
+    A video that cannot be read is left out; the report's settings name it (``clips_failed``).
 
     Args:
         model: a ViViT.
@@ -171,7 +173,12 @@ class _Job:
     def claim(self, folder: Path) -> None:
         """Make the folder this run's, or raise where it is another's."""
         folder.mkdir(parents=True, exist_ok=True)
-        mine = {"weights": _digest(self.model), **self.settings()}
+        mine = {
+            "weights": _digest(self.model),
+            "model": json.loads(json.dumps(self.model.config.to_dict(), default=str)),
+            "version of vivit_lab": __version__,
+            **self.settings(),
+        }
         path = folder / "run.json"
         if not path.exists():
             write_json(path, mine)
@@ -187,9 +194,13 @@ class _Job:
         count = -(-len(self.data) // self.plan.batch_size)
         known = [f"part-{number:05d}" for number in range(count)]
         if self.plan.sanity_clips:
-            names = [name for name in self.methods if name not in map(label_of, CONTROLS)]
+            names = self._judged()
             known += [f"sanity-{number:03d}" for number in range(len(names))]
         return known
+
+    def _judged(self) -> list[str]:
+        """The methods that are no controls, in an order of their own: a resumed run may name them in another."""
+        return sorted(name for name in self.methods if name not in map(label_of, CONTROLS))
 
     def run(self, folder: Path, workers: int, progress: bool | None) -> None:
         """Do the tasks that are not done."""
@@ -222,9 +233,9 @@ class _Job:
         """Return the scores of one part of the clips."""
         size = self.plan.batch_size
         indices = list(range(number * size, min((number + 1) * size, len(self.data))))
-        batch, indices, seen = self._batch(indices)
-        if not indices:
-            return {"clips": [], "seen": seen, "scores": {}, "curves": {}, "seconds": {}}
+        batch, indices, about = self._batch(indices)
+        if batch is None or not indices:
+            return {"clips": [], **about, "scores": {}, "curves": {}, "seconds": {}}
         clips = CleanClips.of(self.model, batch.pixel_values, _target(self.model), numbers=indices)
         falls = self._falls(clips)
         scores, curves, seconds = {}, {}, {}
@@ -233,18 +244,38 @@ class _Job:
             heat = _map(method, self.model, batch.pixel_values, clips.target)
             seconds[name] = (time.perf_counter() - began) / len(indices)
             scores[name], curves[name] = self._judge(clips, heat, batch, falls)
-        return {"clips": list(batch.names), "seen": seen, "scores": scores, "curves": curves, "seconds": seconds}
+        return {"clips": list(batch.names), **about, "scores": scores, "curves": curves, "seconds": seconds}
 
-    def _batch(self, indices: list[int]) -> tuple[EvaluationBatch, list[int], int]:
-        """Return the clips at indices, those that the model names wrongly left out, and how many there were."""
-        batch = self.data.batch(indices)
-        seen = len(indices)
-        if batch.labels is not None and self.plan.only_correct and self.model.config.num_labels:
+    def _batch(self, indices: list[int]) -> tuple[EvaluationBatch | None, list[int], dict[str, Any]]:
+        """Return the clips at indices, those that the model names wrongly or nobody can read left out.
+
+        With them goes how many could be read (``seen``), and what was wrong with the others (``failed``).
+        """
+        failed: list[str] = []
+        try:
+            batch = self.data.batch(indices)
+        except (VideoError, FileNotFoundError):  # which of them is it?
+            batch, indices, failed = self._readable(indices)
+        about = {"seen": len(indices), "failed": failed}
+        if batch is None:
+            return None, [], about
+        if batch.labels is not None and self.plan.only_correct and _target(self.model) is None:
             with torch.inference_mode():
                 guess = self.model.eval()(batch.pixel_values.to(self.model.device)).logits.argmax(-1).cpu()
             keep = (guess == batch.labels.cpu()).nonzero().squeeze(1)
             batch, indices = batch.take(keep), [indices[index] for index in keep.tolist()]
-        return batch, indices, seen
+        return batch, indices, about
+
+    def _readable(self, indices: list[int]) -> tuple[EvaluationBatch | None, list[int], list[str]]:
+        """Return the clips that can be read, one by one, and why the others cannot."""
+        found, kept, failed = [], [], []
+        for index in indices:
+            try:
+                found.append(self.data.batch([index]))
+                kept.append(index)
+            except (VideoError, FileNotFoundError) as error:
+                failed.append(" ".join(str(error).split()))
+        return EvaluationBatch.joined(found) if found else None, kept, failed
 
     def _falls(self, clips: CleanClips) -> dict[str, Any]:
         """Return what each subset measure reads; two with the same subsets share it."""
@@ -280,16 +311,17 @@ class _Job:
 
     def sanity(self, number: int) -> dict[str, Any]:
         """Return the sanity checks of one method."""
-        names = [name for name in self.methods if name not in map(label_of, CONTROLS)]
+        names = self._judged()
         name, wanted, batches = names[number], self.plan.sanity_clips, []
         for first in range(0, len(self.data), self.plan.batch_size):
             last = min(first + self.plan.batch_size, len(self.data))
-            batches.append(self._batch(list(range(first, last)))[0].pixel_values)
+            batch = self._batch(list(range(first, last)))[0]
+            batches += [] if batch is None else [batch.pixel_values]
             if sum(map(len, batches)) >= wanted:
                 break
-        pixels = torch.cat(batches)[:wanted]
-        if not len(pixels):
+        if not sum(map(len, batches)):
             return {"method": name, "result": None}
+        pixels = torch.cat(batches)[:wanted]
         target = _target(self.model)
         result = check_sanity(self.methods[name], self.model, pixels, target, progress=False)
         return {"method": name, "result": {**asdict(result), "method": name}}

@@ -117,6 +117,10 @@ class SanityResult:
         what = "the weights" if self.depends_on_classifier is None else "the classifier and to the weights below it"
         if self.passes:
             return f"{self.method} reacts to {what}: {end}{swap}."
+        if last != last:
+            return f"{self.method} gives constant maps once all down to {self.stages[-1]} is random{swap}."
+        if last < 0:
+            return f"{self.method} gives much the opposite of its maps without a trained model: {end}{swap}."
         return f"{self.method} keeps much of its maps without a trained model: {end}{swap}."
 
     @classmethod
