@@ -9,7 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["EvaluationBatch", "EvaluationData"]
+from vivit_lab.errors import VideoError
+
+__all__ = ["EvaluationBatch", "EvaluationData", "readable"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,3 +64,18 @@ class EvaluationData(Protocol):
     def describe(self) -> dict[str, Any]:
         """Return what the data are, JSON-able: another description is another run."""
         ...
+
+
+def readable(data: EvaluationData, indices: list[int]) -> tuple[EvaluationBatch | None, list[int], list[str]]:
+    """Return the clips that can be read (None where none can), their indices, and why the others cannot."""
+    try:
+        return data.batch(indices), indices, []
+    except (VideoError, FileNotFoundError):
+        found, kept, failed = [], [], []
+    for index in indices:  # which of them is it?
+        try:
+            found.append(data.batch([index]))
+            kept.append(index)
+        except (VideoError, FileNotFoundError) as error:
+            failed.append(" ".join(str(error).split()))
+    return EvaluationBatch.joined(found) if found else None, kept, failed

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from vivit_lab._version import __version__
-from vivit_lab.errors import ConfigError, InputError, VideoError
+from vivit_lab.errors import ConfigError, InputError
 from vivit_lab.faithfulness._parts import assemble, read_json, write_json
 from vivit_lab.faithfulness.controls import CONTROLS
-from vivit_lab.faithfulness.data import EvaluationBatch, EvaluationData
+from vivit_lab.faithfulness.data import EvaluationBatch, EvaluationData, readable
 from vivit_lab.faithfulness.infidelity import Infidelity
 from vivit_lab.faithfulness.localisation import localise
 from vivit_lab.faithfulness.masking import CleanClips
@@ -251,11 +251,7 @@ class _Job:
 
         With them goes how many could be read (``seen``), and what was wrong with the others (``failed``).
         """
-        failed: list[str] = []
-        try:
-            batch = self.data.batch(indices)
-        except (VideoError, FileNotFoundError):  # which of them is it?
-            batch, indices, failed = self._readable(indices)
+        batch, indices, failed = readable(self.data, indices)
         about = {"seen": len(indices), "failed": failed}
         if batch is None:
             return None, [], about
@@ -265,17 +261,6 @@ class _Job:
             keep = (guess == batch.labels.cpu()).nonzero().squeeze(1)
             batch, indices = batch.take(keep), [indices[index] for index in keep.tolist()]
         return batch, indices, about
-
-    def _readable(self, indices: list[int]) -> tuple[EvaluationBatch | None, list[int], list[str]]:
-        """Return the clips that can be read, one by one, and why the others cannot."""
-        found, kept, failed = [], [], []
-        for index in indices:
-            try:
-                found.append(self.data.batch([index]))
-                kept.append(index)
-            except (VideoError, FileNotFoundError) as error:
-                failed.append(" ".join(str(error).split()))
-        return EvaluationBatch.joined(found) if found else None, kept, failed
 
     def _falls(self, clips: CleanClips) -> dict[str, Any]:
         """Return what each subset measure reads; two with the same subsets share it."""
