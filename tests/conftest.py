@@ -11,8 +11,8 @@ import torch
 from tests.model.tiny import TINY
 from vivit_lab.model.classifier import VivitForVideoClassification
 from vivit_lab.model.config import VivitConfig
+from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.video.encode import MovieWriter
-from vivit_lab.video.preprocess import VivitImageProcessor
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -16,7 +16,7 @@ from vivit_lab.attribution.rollout import AttentionRollout
 from vivit_lab.hooks.recorder import record_attention
 from vivit_lab.model.classifier import VivitForVideoClassification
 from vivit_lab.model.config import VivitConfig
-from vivit_lab.video.preprocess import VivitImageProcessor
+from vivit_lab.processing.processor import VivitImageProcessor
 
 CUDA = torch.device("cuda:0")
 

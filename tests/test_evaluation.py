@@ -21,7 +21,7 @@ from vivit_lab.model.config import VivitConfig
 from vivit_lab.planted.config import LABELS, PlantedConfig
 from vivit_lab.planted.dataset import planted_batch
 from vivit_lab.planted.files import write_planted
-from vivit_lab.video.preprocess import VivitImageProcessor
+from vivit_lab.processing.processor import VivitImageProcessor
 
 CONFIG = VivitConfig(
     image_size=32, num_frames=8, tubelet_size=(2, 8, 8), hidden_size=12, num_hidden_layers=2, num_attention_heads=2,

@@ -19,7 +19,7 @@ from vivit_lab.hooks.targets import ClassLogit, CosineSimilarity
 from vivit_lab.model.auto import load_model
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.config import VivitConfig
-from vivit_lab.video.preprocess import VivitImageProcessor
+from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.video.read import read_clip
 
 SHORT = {"transition": {"steps": "2"}, "integrated_gradients": {"steps": "2"}, "smooth_grad": {"samples": "2"},

@@ -128,7 +128,7 @@ _MODULES = {
     "video.clip": "Clip",
     "video.encode": "MovieWriter",
     "video.geometry": "Geometry",
-    "video.preprocess": "VivitImageProcessor",
+    "processing.processor": "VivitImageProcessor",
     "video.probe": "VideoInfo probe",
     "video.read": "read_clip read_frames read_video_pyav",
     "video.sample": "sample_frame_indices uniform_frame_indices",

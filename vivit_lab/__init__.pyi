@@ -160,6 +160,7 @@ from vivit_lab.planted.dataset import PlantedDataset as PlantedDataset
 from vivit_lab.planted.files import read_planted as read_planted
 from vivit_lab.planted.files import write_planted as write_planted
 from vivit_lab.planted.report import planted_report as planted_report
+from vivit_lab.processing.processor import VivitImageProcessor as VivitImageProcessor
 from vivit_lab.render.movie import render_movie as render_movie
 from vivit_lab.render.overlay import heat_on_source as heat_on_source
 from vivit_lab.render.overlay import to_frames as to_frames
@@ -177,7 +178,6 @@ from vivit_lab.training.scores import classify_clips as classify_clips
 from vivit_lab.video.clip import Clip as Clip
 from vivit_lab.video.encode import MovieWriter as MovieWriter
 from vivit_lab.video.geometry import Geometry as Geometry
-from vivit_lab.video.preprocess import VivitImageProcessor as VivitImageProcessor
 from vivit_lab.video.probe import VideoInfo as VideoInfo
 from vivit_lab.video.probe import probe as probe
 from vivit_lab.video.read import read_clip as read_clip

@@ -34,7 +34,7 @@ from vivit_lab.model.config import VivitConfig
 from vivit_lab.planted.config import PlantedConfig
 from vivit_lab.planted.dataset import planted_batch
 from vivit_lab.planted.files import PlantedFile, read_planted
-from vivit_lab.video.preprocess import VivitImageProcessor
+from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.video.read import read_clip
 from vivit_lab.video.suffixes import VIDEO_SUFFIXES, videos_below
 

@@ -27,10 +27,10 @@ from vivit_lab.html import facts_table, report_html
 from vivit_lab.model.auto import load_model
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.config import VivitConfig
+from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.render.movie import render_movie
 from vivit_lab.render.sheet import contact_sheet
 from vivit_lab.video.clip import Clip
-from vivit_lab.video.preprocess import VivitImageProcessor
 from vivit_lab.video.read import read_clip
 
 __all__ = [

@@ -26,7 +26,7 @@ from vivit_lab.hooks.recorder import record_attention
 from vivit_lab.model.classifier import VivitForVideoClassification
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.processes import usable_cores
-from vivit_lab.video.preprocess import VivitImageProcessor
+from vivit_lab.processing.processor import VivitImageProcessor
 
 pytestmark = pytest.mark.benchmark
 

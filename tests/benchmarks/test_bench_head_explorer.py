@@ -19,8 +19,8 @@ from vivit_lab.model.classifier import VivitForVideoClassification
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.planted.clip import planted_clip
 from vivit_lab.planted.config import PlantedConfig
+from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.video.clip import Clip
-from vivit_lab.video.preprocess import VivitImageProcessor
 from vivit_lab.widgets.head_explorer import HeadExplorer
 
 pytestmark = pytest.mark.benchmark

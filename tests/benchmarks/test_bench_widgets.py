@@ -19,8 +19,8 @@ from vivit_lab.explain import load_pair
 from vivit_lab.hooks.recorder import record_attention
 from vivit_lab.model.classifier import VivitModel
 from vivit_lab.model.config import VivitConfig
+from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.video.clip import Clip
-from vivit_lab.video.preprocess import VivitImageProcessor
 from vivit_lab.video.read import read_clip
 from vivit_lab.widgets.clip_explorer import ClipExplorer
 

@@ -11,9 +11,9 @@ from PIL import Image
 from tests.model.tiny import TINY
 from vivit_lab.model.classifier import VivitForVideoClassification
 from vivit_lab.model.config import VivitConfig
+from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.render.overlay import to_frames
 from vivit_lab.video.clip import Clip
-from vivit_lab.video.preprocess import VivitImageProcessor
 from vivit_lab.widgets.clip_explorer import ClipExplorer
 from vivit_lab.widgets.export import painter_of
 

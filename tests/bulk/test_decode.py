@@ -19,7 +19,7 @@ from vivit_lab.bulk.decode import DecodeSpec, decode_one, private_bytes, read_ro
 from vivit_lab.bulk.pool import PoolDecoder
 from vivit_lab.bulk.rows import ClipRow, Decoded, Failure
 from vivit_lab.errors import InputError
-from vivit_lab.video.preprocess import VivitImageProcessor
+from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.video.read import read_clip
 
 PROCESSOR = VivitImageProcessor.trained_range(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32})

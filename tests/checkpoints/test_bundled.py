@@ -27,7 +27,7 @@ from vivit_lab.checkpoints.bundled import (
 from vivit_lab.checkpoints.hub import resolve_file
 from vivit_lab.errors import BundledDataError, CheckpointWarning
 from vivit_lab.model.classifier import VivitModel
-from vivit_lab.video.preprocess import VivitImageProcessor
+from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.video.read import read_clip
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ import vivit_lab
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.cli import main
 from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.video.preprocess import VivitImageProcessor
+from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.video.read import read_clip
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import vivit_lab as lab
 from tests.golden.make_bundled import PLANTED
 from vivit_lab.planted.report import planted_report
-from vivit_lab.video.preprocess import VivitImageProcessor
+from vivit_lab.processing.processor import VivitImageProcessor
 
 COUNT, EASIER = 1024, 256
 ROWS = {

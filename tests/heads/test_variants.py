@@ -18,7 +18,7 @@ from vivit_lab.heads.registry import IMPORTANCES
 from vivit_lab.heads.statistics import head_statistics
 from vivit_lab.hooks.recorder import record_attention
 from vivit_lab.model.variants import VARIANTS
-from vivit_lab.video.preprocess import VivitImageProcessor
+from vivit_lab.processing.processor import VivitImageProcessor
 
 DATA = 4
 

@@ -6,7 +6,7 @@ import torch
 from tests.model.variants import random_clips, variant_model
 from vivit_lab.errors import InputError
 from vivit_lab.model.views import predict_views
-from vivit_lab.video.preprocess import VivitImageProcessor
+from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.video.read import read_clip
 from vivit_lab.video.views import read_views
 

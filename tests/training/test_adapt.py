@@ -6,8 +6,8 @@ from tests.training.tiny_run import SHAPE, Clips, model
 from tests.training.videos import PROCESSOR
 from vivit_lab.errors import ConfigError, InputError
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.training.adapt import adapt_model, adapt_processor
-from vivit_lab.video.preprocess import VivitImageProcessor
 
 NAMES = ["LABEL_0", "LABEL_1", "LABEL_2"]
 PIXELS = Clips().pixels[:2]

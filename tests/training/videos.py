@@ -5,8 +5,8 @@ import torch
 
 from tests.training.tiny_run import SHAPE
 from vivit_lab.model.classifier import VivitForVideoClassification
+from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.video.encode import MovieWriter
-from vivit_lab.video.preprocess import VivitImageProcessor
 
 CLASSES = ("blue", "green", "red")
 PROCESSOR = VivitImageProcessor.trained_range(size={"shortest_edge": 10}, crop_size={"height": 8, "width": 8})

@@ -9,8 +9,8 @@ import torch
 from tests.model.tiny import TINY
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.config import VivitConfig
+from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.video.clip import Clip
-from vivit_lab.video.preprocess import VivitImageProcessor
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from vivit_lab.hooks.logit_lens import logit_lens
 from vivit_lab.model.classifier import VivitForVideoClassification
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.model.variants import VARIANTS
+from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.render.movie import render_movie
 from vivit_lab.render.overlay import to_frames
 from vivit_lab.render.sheet import contact_sheet
 from vivit_lab.video.clip import Clip
-from vivit_lab.video.preprocess import VivitImageProcessor
 from vivit_lab.video.read import read_frames
 from vivit_lab.widgets.clip_explorer import ClipExplorer
 from vivit_lab.widgets.compare_explorer import CompareExplorer

@@ -10,7 +10,7 @@ from vivit_lab.errors import InputError, VideoNotFoundError
 from vivit_lab.evaluation import stored_report
 from vivit_lab.heads.mask import HeadMask
 from vivit_lab.model.config import VivitConfig
-from vivit_lab.video.preprocess import VivitImageProcessor
+from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.widgets.compare_explorer import CompareExplorer
 from vivit_lab.widgets.faithfulness_table import FaithfulnessTable
 from vivit_lab.widgets.load_panel import LoadPanel, open_clip

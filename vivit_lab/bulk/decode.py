@@ -18,9 +18,9 @@ import numpy as np
 
 from vivit_lab.bulk.rows import ClipRow, Decoded, Failure, Outcome
 from vivit_lab.errors import DecodeWarning, InputError, ShortClipWarning, StorageError
+from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.video.clip import Clip
 from vivit_lab.video.index import load_index
-from vivit_lab.video.preprocess import VivitImageProcessor
 from vivit_lab.video.read import read_clip, read_frames
 from vivit_lab.video.sample import uniform_frame_indices
 

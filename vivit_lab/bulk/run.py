@@ -27,7 +27,7 @@ from vivit_lab.errors import ConfigError, InputError
 from vivit_lab.faithfulness.evaluate import _digest as weights_digest
 from vivit_lab.grid import TokenGrid
 from vivit_lab.model.config import VivitConfig
-from vivit_lab.video.preprocess import VivitImageProcessor
+from vivit_lab.processing.processor import VivitImageProcessor
 
 __all__ = ["BulkRun", "open_run", "part_name", "prepare_run"]
 

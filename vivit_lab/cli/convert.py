@@ -33,7 +33,7 @@ def convert(
     """Convert a published JAX checkpoint (google-research/scenic), of any of the four variants."""
     from vivit_lab.model.cost import model_cost
     from vivit_lab.model.from_scenic import from_scenic
-    from vivit_lab.video.preprocess import VivitImageProcessor
+    from vivit_lab.processing.processor import VivitImageProcessor
 
     given = {"num_frames": frames, "image_size": size, "variant": variant, "attention_order": order}
     fields: dict[str, Any] = {name: value for name, value in given.items() if value is not None}

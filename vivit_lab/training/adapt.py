@@ -11,7 +11,7 @@ from vivit_lab.errors import ConfigError, InputError
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.model.positions import interpolate_positions
-from vivit_lab.video.preprocess import VivitImageProcessor
+from vivit_lab.processing.processor import VivitImageProcessor
 
 __all__ = ["adapt_model", "adapt_processor"]
 

@@ -12,8 +12,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vivit_lab.errors import ConfigError
-from vivit_lab.video.preprocess import VivitImageProcessor
-from vivit_lab.video.preprocess_fast import fast_clip
+from vivit_lab.processing.fast import fast_clip
+from vivit_lab.processing.processor import VivitImageProcessor
 
 __all__ = ["Augmentation", "jitter_colours"]
 

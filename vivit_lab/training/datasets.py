@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vivit_lab.errors import InputError, SkippedClipWarning, VideoError
+from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.training.augment import Augmentation
 from vivit_lab.training.clips import LabelledClip, read_window, stretch_of
 from vivit_lab.video.index import FrameIndex, load_index
-from vivit_lab.video.preprocess import VivitImageProcessor
 from vivit_lab.video.views import temporal_views
 
 __all__ = ["RunClips", "ViewClips"]

@@ -15,6 +15,7 @@ from typing import Any
 from vivit_lab.errors import ConfigError, InputError
 from vivit_lab.model.auto import load_model
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.training.adapt import adapt_model, adapt_processor
 from vivit_lab.training.augment import Augmentation
 from vivit_lab.training.clips import LabelledClip, class_names, find_clips, readable_clips, split_clips
@@ -24,7 +25,6 @@ from vivit_lab.training.files import RunFiles
 from vivit_lab.training.loop import TrainingResult, train
 from vivit_lab.training.presets import preset_by_name
 from vivit_lab.training.scores import ClassificationReport, classify_clips
-from vivit_lab.video.preprocess import VivitImageProcessor
 
 __all__ = ["FinetuneResult", "finetune"]
 

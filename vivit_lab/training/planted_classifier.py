@@ -22,9 +22,9 @@ from vivit_lab.model.classifier import VivitForVideoClassification
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.planted.config import LABELS, LEVELS, PlantedConfig
 from vivit_lab.planted.dataset import PlantedDataset
+from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.training.config import TrainingConfig
 from vivit_lab.training.loop import TrainingResult, train
-from vivit_lab.video.preprocess import VivitImageProcessor
 
 __all__ = [
     "RECIPE",

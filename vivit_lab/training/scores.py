@@ -15,10 +15,10 @@ import torch
 from vivit_lab.errors import InputError, VideoError
 from vivit_lab.model.classifier import VivitForVideoClassification
 from vivit_lab.model.views import mean_logits
+from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.progress import progress_bar
 from vivit_lab.training.clips import LabelledClip
 from vivit_lab.training.datasets import ViewClips
-from vivit_lab.video.preprocess import VivitImageProcessor
 
 __all__ = ["ClassificationReport", "ClipPrediction", "classify_clips"]
 

@@ -1,1 +1,1 @@
-"""Video files in and out: clips, decoding, sampling, preprocessing, encoding."""
+"""Video files in and out: clips, decoding, sampling, encoding."""

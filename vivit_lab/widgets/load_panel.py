@@ -21,8 +21,8 @@ from vivit_lab.widgets.base import LabWidget
 from vivit_lab.widgets.executor import Task
 
 if TYPE_CHECKING:
+    from vivit_lab.processing.processor import VivitImageProcessor
     from vivit_lab.video.clip import Clip
-    from vivit_lab.video.preprocess import VivitImageProcessor
 
 __all__ = ["LoadPanel", "open_clip"]
 

@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from vivit_lab.errors import InputError
-from vivit_lab.video.preprocess_inputs import CHANNELS_FIRST, CHANNELS_LAST, Frame, Frames, channel_layout
-from vivit_lab.video.preprocess_options import CropPlan, ProcessorOptions
+from vivit_lab.processing.inputs import CHANNELS_FIRST, CHANNELS_LAST, Frame, Frames, channel_layout
+from vivit_lab.processing.options import CropPlan, ProcessorOptions
 
 __all__ = ["ExactPath", "aligned_span", "to_levels"]
 

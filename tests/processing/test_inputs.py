@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from transformers.image_utils import ChannelDimension
 
-from tests.video.preprocess_peer import assert_equal_to_peer, frames_of, silence_announcements
+from tests.processing.peer import assert_equal_to_peer, frames_of, silence_announcements
 from vivit_lab.errors import InputError
+from vivit_lab.processing.inputs import channel_layout, check_layout, looks_scaled, read_clips
+from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.video.clip import Clip
-from vivit_lab.video.preprocess import VivitImageProcessor
-from vivit_lab.video.preprocess_inputs import channel_layout, check_layout, looks_scaled, read_clips
 
 SMALL: dict[str, Any] = {"size": 20, "crop_size": 16}
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.video.preprocess_peer import PeerProcessor, frames_of, silence_announcements
+from tests.processing.peer import PeerProcessor, frames_of, silence_announcements
 from vivit_lab.checkpoints import hub
 from vivit_lab.errors import CheckpointNotFoundError, ConfigError, InputError
-from vivit_lab.video.preprocess import VivitImageProcessor
-from vivit_lab.video.preprocess_config import CONFIG_NAME, read_config
+from vivit_lab.processing.config import CONFIG_NAME, read_config
+from vivit_lab.processing.processor import VivitImageProcessor
 
 OPTIONS = [
     {},

@@ -19,9 +19,9 @@ from PIL import Image
 from torch.nn import functional
 
 from vivit_lab.errors import BackendError, InputError
-from vivit_lab.video.preprocess_exact import ExactPath
-from vivit_lab.video.preprocess_inputs import CHANNELS_FIRST, CHANNELS_LAST, Frame, Frames, channel_layout
-from vivit_lab.video.preprocess_options import CropPlan, ProcessorOptions
+from vivit_lab.processing.exact import ExactPath
+from vivit_lab.processing.inputs import CHANNELS_FIRST, CHANNELS_LAST, Frame, Frames, channel_layout
+from vivit_lab.processing.options import CropPlan, ProcessorOptions
 
 __all__ = ["fast_clip", "resample_matrix", "resize_by_matrices"]
 

@@ -8,10 +8,10 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tests.video.preprocess_peer import PeerProcessor, frames_of, silence_announcements
+from tests.processing.peer import PeerProcessor, frames_of, silence_announcements
 from vivit_lab.errors import ConfigError, InputError
+from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.video.clip import Clip
-from vivit_lab.video.preprocess import VivitImageProcessor
 
 RAW = {"do_rescale": False, "offset": False, "do_normalize": False}
 

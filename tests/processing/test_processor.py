@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import BatchFeature as PeerBatchFeature
 
-from tests.video.preprocess_peer import PeerProcessor, assert_equal_to_peer, frames_of, silence_announcements
+from tests.processing.peer import PeerProcessor, assert_equal_to_peer, frames_of, silence_announcements
 from vivit_lab.errors import ConfigError, DoubleNormalizationWarning, InputError, VivitLabWarning
+from vivit_lab.processing.exact import ExactPath, _part_is_exact, aligned_span, to_levels
+from vivit_lab.processing.options import ProcessorOptions
+from vivit_lab.processing.processor import BatchFeature, VivitImageProcessor
 from vivit_lab.video import preprocess
 from vivit_lab.video.clip import Clip
-from vivit_lab.video.preprocess import BatchFeature, VivitImageProcessor
-from vivit_lab.video.preprocess_exact import ExactPath, _part_is_exact, aligned_span, to_levels
-from vivit_lab.video.preprocess_options import ProcessorOptions
 
 
 @pytest.fixture(autouse=True)

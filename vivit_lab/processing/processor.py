@@ -18,12 +18,12 @@ import numpy as np
 import torch
 
 from vivit_lab.errors import ConfigError, DoubleNormalizationWarning, InputError, VivitLabWarning
+from vivit_lab.processing.config import read_config, write_config
+from vivit_lab.processing.exact import ExactPath
+from vivit_lab.processing.fast import fast_clip
+from vivit_lab.processing.inputs import CHANNELS_FIRST, check_layout, looks_scaled, read_clips
+from vivit_lab.processing.options import ProcessorOptions
 from vivit_lab.video.clip import Clip
-from vivit_lab.video.preprocess_config import read_config, write_config
-from vivit_lab.video.preprocess_exact import ExactPath
-from vivit_lab.video.preprocess_fast import fast_clip
-from vivit_lab.video.preprocess_inputs import CHANNELS_FIRST, check_layout, looks_scaled, read_clips
-from vivit_lab.video.preprocess_options import ProcessorOptions
 
 __all__ = ["BatchFeature", "VivitImageProcessor"]
 
