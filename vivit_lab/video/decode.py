@@ -14,7 +14,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 
@@ -221,4 +220,4 @@ def rewind(container: Any) -> None:
 def _check_memory(name: str, stream: Any, count: int) -> None:
     wanted = count * stream.codec_context.height * stream.codec_context.width * 3
     instead = "read fewer frames, or parts of the video one after another (num_frames=, stride=, start=)"
-    require_bytes(wanted, torch.device("cpu"), f"{count} RGB frames of {name}", instead)
+    require_bytes(wanted, "cpu", f"{count} RGB frames of {name}", instead)

@@ -17,7 +17,7 @@ from av.error import FFmpegError
 
 from vivit_lab.errors import DecodeError
 from vivit_lab.video.keyframes import is_clean_start
-from vivit_lab.video.source import open_video
+from vivit_lab.video.source import exact, open_video
 
 __all__ = ["FrameIndex", "index_decoded", "index_packets", "load_index"]
 
@@ -56,6 +56,8 @@ class FrameIndex:
     seconds: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "time_base", exact(self.time_base))
+        object.__setattr__(self, "rate", exact(self.rate))
         ticks = self.pts - self.pts[0] if len(self.pts) else self.pts
         # multiplied first: numerator and denominator are exact, their quotient is not
         object.__setattr__(self, "seconds", ticks * self.time_base.numerator / self.time_base.denominator)
