@@ -19,7 +19,7 @@ from av.video.reformatter import VideoReformatter
 
 from vivit_lab.errors import DecodeError
 from vivit_lab.memory import require_bytes
-from vivit_lab.video.source import open_video, orientation, upright
+from vivit_lab.video.source import DECODER_ERRORS, open_video, orientation, upright
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -161,8 +161,8 @@ class Decoding:
             for packet in container.demux(stream):
                 try:
                     frames = packet.decode()
-                except FFmpegError as error:
-                    self._report(error.strerror)
+                except DECODER_ERRORS as error:
+                    self._report(getattr(error, "strerror", None) or str(error))
                     continue
                 for frame in frames:
                     if frame.is_corrupt:

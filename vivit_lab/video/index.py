@@ -17,7 +17,7 @@ from av.error import FFmpegError
 
 from vivit_lab.errors import DecodeError
 from vivit_lab.video.keyframes import is_clean_start
-from vivit_lab.video.source import exact, open_video
+from vivit_lab.video.source import DECODER_ERRORS, exact, open_video
 
 __all__ = ["FrameIndex", "index_decoded", "index_packets", "load_index"]
 
@@ -208,7 +208,7 @@ def index_decoded(container: Any, stream: Any, obstacle: str) -> FrameIndex:
     for packet in _packets(container, stream):
         try:
             times += [frame.pts for frame in packet.decode()]
-        except FFmpegError:
+        except DECODER_ERRORS:
             continue  # damage is reported when the frames are read
     base, pts = stream.time_base, _increasing(times, reorder=container.format.name == "avi")
     if pts is None:

@@ -11,7 +11,7 @@ from av.error import FFmpegError
 
 from vivit_lab.errors import DecodeError
 from vivit_lab.video.index import load_index
-from vivit_lab.video.source import exact, open_video, orientation
+from vivit_lab.video.source import DECODER_ERRORS, exact, open_video, orientation
 
 __all__ = ["VideoInfo", "probe"]
 
@@ -158,8 +158,8 @@ def _first_frame(name: str, container: Any, stream: Any) -> tuple[int, bool, tup
                 for frame in packet.decode():
                     depth = max(component.bits for component in frame.format.components)
                     return (*orientation(frame), (frame.height, frame.width), depth)
-            except FFmpegError as error:
-                failure = str(error.strerror)
+            except DECODER_ERRORS as error:
+                failure = getattr(error, "strerror", None) or str(error)
     except FFmpegError as error:
         failure = str(error.strerror)
     raise DecodeError(f"{name}: none of its frames can be decoded ({failure})")

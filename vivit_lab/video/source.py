@@ -16,7 +16,11 @@ from vivit_lab.errors import InputError, NotAVideoError, VideoNotFoundError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["choose_stream", "exact", "open_video", "orientation", "upright"]
+__all__ = ["DECODER_ERRORS", "choose_stream", "exact", "open_video", "orientation", "upright"]
+
+#: What decoding a packet may raise: PyAV 19 forgets the codec where a damaged header stops the decoder's start, and
+#: then raises a bare ValueError.
+DECODER_ERRORS = (FFmpegError, ValueError)
 
 _STILL_BRANDS = {"avif", "heic", "heix", "mif1"}  # containers that look like mp4 and hold one picture
 # A title in Latin-1 is no reason to refuse a video: PyAV 19 decodes it by itself, those before must be told to.
