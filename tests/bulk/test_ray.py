@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from tests.bulk.faults import assert_two_failed, assert_whole, enlarge, link_clips, small_disk
+from tests.bulk.held_back import held_back
 from tests.bulk.test_decode import readers_ended
 from tests.bulk.tiny_bulk import LOCAL, tiny_job, tiny_run
 from vivit_lab.bulk.engine import make_executor, run_bulk
@@ -304,8 +305,7 @@ def test_a_folder_that_nodes_cannot_read_is_named(cluster, checkpoint, movies, t
 def test_a_clip_that_hangs_and_one_that_crashes_among_a_hundred(cluster, checkpoint, movies, tmp_path):
     videos = link_clips(tmp_path / "clips", movies, 98)
     hanging, crashing = videos / "clip-0033-hangs.mp4", videos / "clip-0066-crashes.mp4"
-    os.mkfifo(hanging)  # opening it waits for ever
-    with readers_ended(crashing, signal.SIGSEGV):
+    with held_back(hanging), readers_ended(crashing, signal.SIGSEGV):
         job, engine = tiny_job(checkpoint, shard_size=16), RayExecutor(timeout=6)
         results = run_bulk(job, videos, tmp_path / "run", executor=engine, progress=False)
     assert_whole(results, 100)
@@ -376,9 +376,9 @@ def test_a_frozen_actor_does_not_hold_the_run(cluster, checkpoint, movies, tmp_p
 
 
 def test_a_run_without_progress_is_given_up(cluster, checkpoint, movies, tmp_path):
-    os.mkfifo(tmp_path / "hangs.mp4")
     engine = RayExecutor(models=1, timeout=300, patience=8)
-    with pytest.raises(BackendError, match=r"no shard was finished in 8 s, 1 are left; see `ray status`"):
+    refused = pytest.raises(BackendError, match=r"no shard was finished in 8 s, 1 are left; see `ray status`")
+    with held_back(tmp_path / "hangs.mp4"), refused:
         run_bulk(tiny_job(checkpoint), [tmp_path / "hangs.mp4"], tmp_path / "run", executor=engine, progress=False)
 
 

@@ -19,7 +19,7 @@ from av.video.reformatter import VideoReformatter
 
 from vivit_lab.errors import DecodeError
 from vivit_lab.memory import require_bytes
-from vivit_lab.video.source import DECODER_ERRORS, open_video, orientation, upright
+from vivit_lab.video.source import DECODER_ERRORS, Source, open_video, orientation, source_name, upright
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,7 @@ __all__ = ["Decoding", "decode_frames", "rewind"]
 
 
 def decode_frames(
-    name: str,
+    source: Source,
     index: FrameIndex,
     wanted: np.ndarray,
     *,
@@ -41,7 +41,7 @@ def decode_frames(
     """Decode frames of a file.
 
     Args:
-        name: the file's path.
+        source: the path of a video file, its bytes, or a binary file object.
         index: the index of that stream.
         wanted: (n,) frame indices, inside the video; order and repetition are kept.
         stream: which of its video streams, from 0.
@@ -55,12 +55,12 @@ def decode_frames(
         DecodeError: a frame cannot be decoded, or frames differ in size.
         OutOfMemoryBudgetError: the frames would not fit into the free memory.
     """
-    complaints = 0
+    name, complaints = source_name(source), 0
     # Strict from the key frame before; if that is not clean, strict from the start, since an encoder may call a picture
     # a key frame that needs the ones before it; if that is not clean either, there is damage, and it is concealed.
     for count, strict, seek in ((threads, True, True), (1, True, False), (1, False, False)):
         decoding = Decoding(index, wanted, as_shown=as_shown)
-        with open_video(name, stream, threads=count, strict=strict) as (container, chosen):
+        with open_video(source, stream, threads=count, strict=strict) as (container, chosen):
             _check_memory(name, chosen, len(wanted))
             decoding.run(container, chosen, seek=seek and index.seekable)
         if not decoding.missing and not (strict and decoding.troubles):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
@@ -11,7 +10,7 @@ from av.error import FFmpegError
 
 from vivit_lab.errors import DecodeError
 from vivit_lab.video.index import load_index
-from vivit_lab.video.source import DECODER_ERRORS, exact, open_video, orientation
+from vivit_lab.video.source import DECODER_ERRORS, Source, exact, open_video, orientation, source_name
 
 __all__ = ["VideoInfo", "probe"]
 
@@ -21,7 +20,7 @@ class VideoInfo:
     """Facts of one video stream of a file.
 
     Args:
-        path: the file.
+        path: the file; of bytes and nameless files, what they are.
         container: FFmpeg's name of the file format, such as "mov,mp4,m4a,3gp,3g2,mj2".
         codec: FFmpeg's name of the video codec, such as "h264".
         width: columns of a frame as shown (rotation applied), in pixels.
@@ -98,29 +97,29 @@ class VideoInfo:
         )
 
 
-def probe(path: str | os.PathLike[str], *, stream: int = 0) -> VideoInfo:
+def probe(path: Source, *, stream: int = 0) -> VideoInfo:
     """Describe a video file, from its packets and its first frame.
 
     Reads the whole file but decodes one frame only, save for the few formats whose packets do not tell how many frames
     they make (H.264 and MPEG-4 in AVI, raw streams, GIF, VP8): those are decoded once.
 
     Args:
-        path: a video file.
+        path: a video: the path of its file, its bytes, or a binary file object that can seek.
         stream: which of its video streams, from 0.
 
     Raises:
         VideoNotFoundError: there is no such file.
-        NotAVideoError: the file is no video: audio only, a still image, not media.
+        NotAVideoError: it is no video: audio only, a still image, a playlist, a pipe, not media.
         InputError: the file has no video stream of that number.
         DecodeError: no frame can be decoded.
     """
     index = load_index(path, stream)
     with open_video(path, stream) as (container, chosen):
-        turns, mirrored, shape, depth = _first_frame(os.fspath(path), container, chosen)
+        turns, mirrored, shape, depth = _first_frame(source_name(path), container, chosen)
         origin = chosen.start_time if chosen.start_time is not None else 0
         context, clock = chosen.codec_context, exact(chosen.time_base) or Fraction(1)
         return VideoInfo(
-            path=os.fspath(path),
+            path=source_name(path),
             container=container.format.name,
             codec=context.codec.canonical_name,
             width=shape[1 - turns % 2],
