@@ -25,6 +25,8 @@ Each error is also the built-in it specialises, so ``except ValueError`` keeps w
     ├── SkippedClipWarning                    a labelled clip cannot be read, and was left out of training
     ├── DoubleNormalizationWarning            a processor configuration normalises twice
     ├── CheckpointWarning                     a checkpoint loaded, but not all of the model came from it
+    ├── ColorWarning                          frames lack the colours that a player shows: HDR without tone mapping
+    ├── FrameTimesWarning                     the times of frames are not known, and were assumed
     └── DecodeWarning                         the decoder repaired damage; pixels may be wrong
 """
 
@@ -34,10 +36,12 @@ __all__ = [
     "CheckpointError",
     "CheckpointNotFoundError",
     "CheckpointWarning",
+    "ColorWarning",
     "ConfigError",
     "DecodeError",
     "DecodeWarning",
     "DoubleNormalizationWarning",
+    "FrameTimesWarning",
     "GridError",
     "InputError",
     "KeyMismatchError",
@@ -141,6 +145,14 @@ class DoubleNormalizationWarning(VivitLabWarning):
 
 class CheckpointWarning(VivitLabWarning):
     """A checkpoint was loaded, but not every tensor of the model came from it."""
+
+
+class ColorWarning(VivitLabWarning):
+    """Frames do not have the colours that a player shows, such as HDR that is read without tone mapping."""
+
+
+class FrameTimesWarning(VivitLabWarning):
+    """When frames are shown is not known, and was assumed: pictures of a folder without a frame rate, or with gaps."""
 
 
 class DecodeWarning(VivitLabWarning):

@@ -68,6 +68,7 @@ def read_clip(
     Warns:
         ShortClipWarning: the video is shorter than the window.
         DecodeWarning: the decoder concealed damage.
+        ColorWarning: the video is HDR, which is read without tone mapping.
 
     Example:
         >>> clip = read_clip("samoyed.mp4", 16, stride=2, start=1.5)
@@ -109,6 +110,7 @@ def read_frames(
 
     Warns:
         DecodeWarning: the decoder concealed damage.
+        ColorWarning: the video is HDR, which is read without tone mapping.
     """
     index = load_index(path, stream)
     wanted = _check_indices(source_name(path), indices, index)
@@ -172,7 +174,7 @@ def _warn_short(name: str, index: FrameIndex, count: int, held: int, last: int, 
 
 def _clip(path: Source, index: FrameIndex, wanted: np.ndarray, stream: int, threads: int | str) -> Clip:
     name = source_name(path)
-    frames, troubles = decode_frames(path, index, wanted, stream=stream, threads=threads)
+    frames, troubles, aspect = decode_frames(path, index, wanted, stream=stream, threads=threads)
     if troubles:
         warnings.warn(
             f"{name}: the decoder reported damage {troubles} time(s) on the way to frames {wanted[0]} … {wanted[-1]}; "
@@ -182,7 +184,14 @@ def _clip(path: Source, index: FrameIndex, wanted: np.ndarray, stream: int, thre
         )
     file = name if is_path(path) else None
     return Clip(
-        frames, index.seconds[wanted], wanted, index.fps, index.end_of(int(wanted[-1])), file, decode_warnings=troubles
+        frames,
+        index.seconds[wanted],
+        wanted,
+        index.fps,
+        index.end_of(int(wanted[-1])),
+        file,
+        decode_warnings=troubles,
+        pixel_aspect=aspect,
     )
 
 
@@ -231,4 +240,4 @@ def _reopened(name: str, indices: Sequence[int] | np.ndarray, error: Exception) 
     if not os.path.isfile(name):
         raise DecodeError(f"{name} cannot be read from its beginning: {error}; open it anew from a file") from error
     index = load_index(name)
-    return decode_frames(name, index, _check_indices(name, indices, index), as_shown=False)[0]
+    return decode_frames(name, index, _check_indices(name, indices, index), as_shown=False).frames

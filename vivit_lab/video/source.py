@@ -30,6 +30,7 @@ __all__ = [
     "is_path",
     "open_video",
     "orientation",
+    "pixel_aspect",
     "source_name",
     "upright",
 ]
@@ -249,6 +250,12 @@ def exact(ratio: Any) -> Fraction | None:
     if ratio is None or not ratio.denominator:
         return None
     return Fraction(ratio.numerator, ratio.denominator)
+
+
+def pixel_aspect(stream: Any) -> Fraction:
+    """Return the width of a stored pixel of a stream over its height; 1 where the file does not say."""
+    aspect = exact(stream.sample_aspect_ratio)
+    return aspect if aspect is not None and aspect > 0 else Fraction(1)
 
 
 def orientation(frame: Any) -> tuple[int, bool]:
