@@ -57,7 +57,7 @@ class VideoInfo:
         hdr: "PQ" or "HLG" for high dynamic range, which is read without tone mapping; else None.
         field_order: "progressive"; or "tt", "bb", "tb", "bt" (which field is coded first, which shown first) or
             "interlaced" (order not known): two moments in the lines of one frame, which are read as they are. None
-            where the file does not say.
+            where the file does not say, or PyAV does not (before 18).
         pixel_aspect: width of a stored pixel over its height; frames are read as stored, not stretched.
         display_size: (height, width) at which a player shows a frame: turned, and stretched by ``pixel_aspect``.
         key_frames: at how many frames decoding can begin; 1 where reading always begins at the start.
@@ -217,7 +217,7 @@ def _first_frame(name: str, container: Any, stream: Any) -> Any:
 
 
 def _field_order(context: Any, frame: Any) -> str | None:
-    known = {1: "progressive", 2: "tt", 3: "bb", 4: "tb", 5: "bt"}.get(int(context.field_order))
+    known = {1: "progressive", 2: "tt", 3: "bb", 4: "tb", 5: "bt"}.get(int(getattr(context, "field_order", 0)))
     if frame.interlaced_frame and known in (None, "progressive"):
         return "interlaced"
     return known
