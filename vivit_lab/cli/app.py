@@ -37,7 +37,7 @@ from vivit_lab.cli.options import (
 )
 from vivit_lab.cli.train import train
 from vivit_lab.errors import InputError, VivitLabWarning
-from vivit_lab.video.suffixes import is_video_name
+from vivit_lab.video.suffixes import holds_pictures, is_video_name
 
 __all__ = ["app", "main"]
 
@@ -239,7 +239,7 @@ def info(
     debug: Debug = False,
 ) -> None:
     """Say what a video or a model is."""
-    is_video = Path(name).is_file() or is_video_name(name)
+    is_video = Path(name).is_file() or is_video_name(name) or holds_pictures(name)
     facts = _video_facts(name) if is_video else _model_facts(name, quiet=as_json)
     if as_json:
         return print_json(facts)

@@ -10,8 +10,9 @@ from av.error import FFmpegError
 
 from vivit_lab.errors import DecodeError
 from vivit_lab.video.colour import Colours
+from vivit_lab.video.folder import first_picture, index_of, is_folder
 from vivit_lab.video.geometry import displayed_size
-from vivit_lab.video.index import load_index
+from vivit_lab.video.index import FrameIndex
 from vivit_lab.video.source import (
     DECODER_ERRORS,
     Source,
@@ -31,7 +32,7 @@ class VideoInfo:
 
     Args:
         path: the file; of bytes and nameless files, what they are.
-        container: FFmpeg's name of the file format, such as "mov,mp4,m4a,3gp,3g2,mj2".
+        container: FFmpeg's name of the file format, such as "mov,mp4,m4a,3gp,3g2,mj2"; "folder" of one of pictures.
         codec: FFmpeg's name of the video codec, such as "h264".
         width: columns of a frame as shown (rotation applied), in pixels.
         height: rows of a frame as shown, in pixels.
@@ -139,15 +140,17 @@ class VideoInfo:
         )
 
 
-def probe(path: Source, *, stream: int = 0) -> VideoInfo:
-    """Describe a video file, from its packets and its first frame.
+def probe(path: Source, *, stream: int = 0, fps: float | None = None) -> VideoInfo:
+    """Describe a video, from its packets and its first frame.
 
     Reads the whole file but decodes one frame only, save for the few formats whose packets do not tell how many frames
     they make (H.264 and MPEG-4 in AVI, raw streams, GIF, VP8): those are decoded once.
 
     Args:
-        path: a video: the path of its file, its bytes, or a binary file object that can seek.
+        path: a video: the path of its file, its bytes, a binary file object that can seek, or a folder of numbered
+            pictures.
         stream: which of its video streams, from 0.
+        fps: pictures a second, for a folder; None takes 25 and says so.
 
     Raises:
         VideoNotFoundError: there is no such file.
@@ -155,50 +158,78 @@ def probe(path: Source, *, stream: int = 0) -> VideoInfo:
         InputError: the file has no video stream of that number.
         DecodeError: no frame can be decoded.
     """
-    index = load_index(path, stream)
+    index, name = index_of(path, stream, fps), source_name(path)
+    if is_folder(path):
+        frame, codec = first_picture(name)
+        return VideoInfo(
+            path=name,
+            container="folder",
+            codec=codec,
+            **_counted(index),
+            header_frames=None,
+            start=0.0,
+            time_base=index.time_base,
+            **_pictured(frame, Fraction(1)),
+            field_order=None,
+            pixel_format=frame.format.name,
+            video_streams=1,
+            audio_streams=0,
+        )
     with open_video(path, stream) as (container, chosen):
-        frame = _first_frame(source_name(path), container, chosen)
-        (turns, mirrored), shape, colours = orientation(frame), (frame.height, frame.width), Colours.of(frame)
-        aspect = pixel_aspect(chosen)
-        display = displayed_size((shape[turns % 2], shape[1 - turns % 2]), 1 / aspect if turns % 2 else aspect)
+        frame = _first_frame(name, container, chosen)
         origin = chosen.start_time if chosen.start_time is not None else 0
         context, clock = chosen.codec_context, exact(chosen.time_base) or Fraction(1)
+        videos = [one for one in container.streams.video if not one.disposition & type(one.disposition).attached_pic]
         return VideoInfo(
-            path=source_name(path),
+            path=name,
             container=container.format.name,
             codec=context.codec.canonical_name,
-            width=shape[1 - turns % 2],
-            height=shape[turns % 2],
-            coded_size=shape,
-            rotation=90 * turns,
-            mirrored=mirrored,
-            fps=index.fps,
-            frames=len(index),
+            **_counted(index),
             header_frames=chosen.frames or None,
-            duration=index.end,
-            header_duration=index.header_seconds,
             start=float((index.pts[0] if index.obstacle is None else origin) * clock),
             time_base=clock,
-            vfr=index.vfr,
-            pixel_format=context.pix_fmt,
-            bit_depth=max(component.bits for component in frame.format.components),
-            palette=frame.format.has_palette,
-            matrix=colours.matrix,
-            color_range=colours.range,
-            transfer=colours.transfer,
-            primaries=colours.primaries,
-            hdr=colours.hdr,
+            **_pictured(frame, pixel_aspect(chosen)),
             field_order=_field_order(context, frame),
-            pixel_aspect=aspect,
-            display_size=display,
-            key_frames=max(len(index.keyframes), 1),
-            seekable=index.seekable,
-            truncated=index.missing,
-            video_streams=sum(
-                not one.disposition & type(one.disposition).attached_pic for one in container.streams.video
-            ),
+            pixel_format=context.pix_fmt,
+            video_streams=len(videos),
             audio_streams=len(container.streams.audio),
         )
+
+
+def _counted(index: FrameIndex) -> dict[str, Any]:
+    """Return the fields that the index tells."""
+    return {
+        "fps": index.fps,
+        "frames": len(index),
+        "duration": index.end,
+        "header_duration": index.header_seconds,
+        "vfr": index.vfr,
+        "key_frames": max(len(index.keyframes), 1),
+        "seekable": index.seekable,
+        "truncated": index.missing,
+    }
+
+
+def _pictured(frame: Any, aspect: Fraction) -> dict[str, Any]:
+    """Return the fields that a decoded frame tells, whose stored pixels have an aspect."""
+    (turns, mirrored), stored, colours = orientation(frame), (frame.height, frame.width), Colours.of(frame)
+    size = stored[::-1] if turns % 2 else stored
+    return {
+        "width": size[1],
+        "height": size[0],
+        "coded_size": stored,
+        "rotation": 90 * turns,
+        "mirrored": mirrored,
+        "bit_depth": max(component.bits for component in frame.format.components),
+        "palette": frame.format.has_palette,
+        "matrix": colours.matrix,
+        "color_range": colours.range,
+        "transfer": colours.transfer,
+        "primaries": colours.primaries,
+        "hdr": colours.hdr,
+        "pixel_aspect": aspect,
+        "display_size": displayed_size(size, 1 / aspect if turns % 2 else aspect),
+    }
 
 
 def _first_frame(name: str, container: Any, stream: Any) -> Any:

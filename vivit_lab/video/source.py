@@ -28,6 +28,7 @@ __all__ = [
     "choose_stream",
     "exact",
     "is_path",
+    "open_container",
     "open_video",
     "orientation",
     "pixel_aspect",
@@ -111,7 +112,7 @@ def open_video(
     name = source_name(source)
     if threads != "auto" and (isinstance(threads, (str, bool)) or threads < 1):
         raise InputError(f"threads must be a positive integer or 'auto', got {threads!r}")
-    with _opened(source, name) as file, _container(file, name) as container:
+    with open_container(source) as container:
         chosen: Any = choose_stream(container, name, stream)
         context = chosen.codec_context
         if threads == "auto":
@@ -122,6 +123,14 @@ def open_video(
         if strict:
             context.options = {"err_detect": "explode"}
         yield container, chosen
+
+
+@contextmanager
+def open_container(source: Source) -> Iterator[Any]:
+    """Open a file of any media; see ``open_video``. A context manager that yields PyAV's container."""
+    name = source_name(source)
+    with _opened(source, name) as file, _container(file, name) as container:
+        yield container
 
 
 @contextmanager
