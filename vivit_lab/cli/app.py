@@ -233,13 +233,18 @@ def predict(
 @app.command()
 def info(
     name: Annotated[
-        str, typer.Argument(metavar="MODEL|FILE", help="A video, a model's directory, Hub id or 'bundled'.")
+        str,
+        typer.Argument(
+            metavar="MODEL|FILE",
+            help="A video, a folder of pictures, a model's directory, Hub id or 'bundled'.",
+        ),
     ],
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Say what a video or a model is."""
-    is_video = Path(name).is_file() or is_video_name(name) or holds_pictures(name)
+    is_model = (Path(name) / "config.json").exists()
+    is_video = not is_model and (Path(name).is_file() or is_video_name(name) or holds_pictures(name))
     facts = _video_facts(name) if is_video else _model_facts(name, quiet=as_json)
     if as_json:
         return print_json(facts)
