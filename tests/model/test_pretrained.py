@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from tests.checkpoints.version_5 import version_5
 from tests.model.tiny import TINY, clips, pair
+from vivit_lab.checkpoints import files
 from vivit_lab.checkpoints.files import TensorEntry, TensorSource
 from vivit_lab.checkpoints.labels import kinetics400_labels
 from vivit_lab.errors import BackendError, CheckpointError, CheckpointWarning, ConfigError, InputError, KeyMismatchError
-from vivit_lab.model import load
 from vivit_lab.model.auto import load_model
 from vivit_lab.model.build import build_model
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
@@ -409,10 +409,10 @@ def test_saving_takes_the_arguments_of_transformers(tmp_path):
 def test_a_model_known_by_name_alone_opens_its_weights_once(tiny, monkeypatch):
     model, folder = tiny
     opened = []
-    real = load.open_checkpoint
-    monkeypatch.setattr(load, "open_checkpoint", lambda *args, **options: opened.append(args) or real(*args, **options))
+    real = files.open_files
+    monkeypatch.setattr(files, "open_files", lambda paths: opened.append(paths) or real(paths))
     assert same_weights(load_model(folder), model)
-    assert opened == [(folder,)]
+    assert opened == [[folder / "model.safetensors"]]
     with pytest.warns(CheckpointWarning, match="another shape") as caught:
         load_model(folder, num_labels=3, ignore_mismatched_sizes=True)
     assert caught[0].filename == __file__

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from vivit_lab.checkpoints.files import read_json
-from vivit_lab.checkpoints.hub import resolve_file
+from vivit_lab.checkpoints.checkpoint import Checkpoint
 from vivit_lab.checkpoints.labels import with_kinetics_labels
 from vivit_lab.errors import CheckpointWarning, ConfigError, GridError
 from vivit_lab.grid import TokenGrid
@@ -268,7 +267,7 @@ class VivitConfig:
         return cls(**values, pruned_heads=pruned, extra=extra)
 
     @classmethod
-    def from_pretrained(cls, name: str | os.PathLike[str], **where: Any) -> VivitConfig:
+    def from_pretrained(cls, name: str | os.PathLike[str] | Checkpoint, **where: Any) -> VivitConfig:
         """Read the configuration of a directory, a Hub id, ``"bundled"`` or ``"planted"``.
 
         Args:
@@ -279,9 +278,7 @@ class VivitConfig:
             CheckpointNotFoundError: there is no such checkpoint.
             ConfigError: its configuration is not a ViViT's.
         """
-        path = resolve_file(name, "config.json", **where)
-        assert path is not None, "a required file is found or raises"
-        return cls.from_dict(with_kinetics_labels(read_json(path)))
+        return cls.from_dict(with_kinetics_labels(Checkpoint.open(name, **where).config))
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Write ``config.json`` into a directory, made where absent."""
