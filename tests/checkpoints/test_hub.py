@@ -24,6 +24,8 @@ from vivit_lab.model.classifier import VivitForVideoClassification
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.processing.processor import VivitImageProcessor
 
+pytestmark = pytest.mark.peer
+
 
 @pytest.fixture(scope="module")
 def models():

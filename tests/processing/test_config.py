@@ -13,10 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.peers import TRANSFORMERS
 from tests.processing.peer import PeerProcessor, frames_of, silence_announcements
 from vivit_lab.errors import CheckpointNotFoundError, ConfigError, InputError
 from vivit_lab.processing.config import CONFIG_NAME
 from vivit_lab.processing.processor import VivitImageProcessor
+
+pytestmark = pytest.mark.peer
 
 OPTIONS = [
     {},
@@ -100,6 +103,8 @@ def test_fields_for_others_are_kept_and_written_back(tmp_path: Path) -> None:
     processor.save_pretrained(tmp_path)
     peer = PeerProcessor.from_pretrained(tmp_path)
     assert peer.num_frames == 32
+    if TRANSFORMERS >= 5:  # which leaves the name of the class around it to another file
+        del config["processor_class"]
     assert json.loads(peer.to_json_string()) == config
 
 
