@@ -129,7 +129,7 @@ _MODULES = {
     "video.encode": "MovieWriter",
     "video.geometry": "Geometry",
     "processing.processor": "VivitImageProcessor",
-    "video.probe": "VideoInfo probe",
+    "video.info": "VideoInfo probe",
     "video.read": "read_clip read_frames read_video_pyav",
     "video.sample": "sample_frame_indices uniform_frame_indices",
     "video.views": "read_views",

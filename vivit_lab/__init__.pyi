@@ -178,8 +178,8 @@ from vivit_lab.training.scores import classify_clips as classify_clips
 from vivit_lab.video.clip import Clip as Clip
 from vivit_lab.video.encode import MovieWriter as MovieWriter
 from vivit_lab.video.geometry import Geometry as Geometry
-from vivit_lab.video.probe import VideoInfo as VideoInfo
-from vivit_lab.video.probe import probe as probe
+from vivit_lab.video.info import VideoInfo as VideoInfo
+from vivit_lab.video.info import probe as probe
 from vivit_lab.video.read import read_clip as read_clip
 from vivit_lab.video.read import read_frames as read_frames
 from vivit_lab.video.read import read_video_pyav as read_video_pyav

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import psutil
-import torch
+from typing import TYPE_CHECKING
 
 from vivit_lab.errors import OutOfMemoryBudgetError
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["format_bytes", "free_bytes", "require_bytes"]
 
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def free_bytes(device: torch.device) -> int | None:
+def free_bytes(device: torch.device | str) -> int | None:
     """Return the bytes that are free on a device, or None where that cannot be known.
 
     On the CPU this is what the system could give without swapping, and no more than a container's limit leaves.
     """
-    if device.type == "cpu":
-        free = psutil.virtual_memory().available
+    kind = device.split(":")[0] if isinstance(device, str) else device.type
+    if kind == "cpu":
+        free = _available()
+        if free is None:
+            return None
         try:
             limit = (_CGROUP / "memory.max").read_text().strip()
             if limit != "max":
@@ -31,13 +35,30 @@ def free_bytes(device: torch.device) -> int | None:
         except (OSError, ValueError):
             pass  # no control group: the machine's own figure stands
         return max(free, 0)
-    if device.type == "cuda" and torch.cuda.is_available():
+    if kind == "cuda":
+        import torch  # here, so that reading videos needs no torch
+
+        if not torch.cuda.is_available():
+            return None
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # held by PyTorch, unused
         return torch.cuda.mem_get_info(device)[0] + kept
     return None
 
 
-def require_bytes(wanted: int, device: torch.device, what: str, instead: str) -> None:
+def _available() -> int | None:
+    """Return the bytes of main memory that the system could give without swapping, or None where it does not say."""
+    try:
+        import psutil
+    except ImportError:  # `vivit_lab.video` also works where numpy and av alone are installed
+        try:
+            lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+            return int(lines["MemAvailable"].split()[0]) * 1024
+        except (OSError, KeyError, ValueError):
+            return None
+    return psutil.virtual_memory().available
+
+
+def require_bytes(wanted: int, device: torch.device | str, what: str, instead: str) -> None:
     """Refuse to make something that does not fit.
 
     Raises:

@@ -3,7 +3,7 @@ import pytest
 
 from vivit_lab.bench.decode import bench_decode, decode_from_start, write_test_movie
 from vivit_lab.errors import InputError
-from vivit_lab.video.probe import probe
+from vivit_lab.video.info import probe
 from vivit_lab.video.read import read_frames
 
 

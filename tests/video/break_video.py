@@ -43,8 +43,9 @@ def trim_by_edit_list(path: Path, first: int, count: int) -> Path:
     place = contents.index(b"elst")
     entries, _, media_time = struct.unpack(">IIi", contents[place + 8 : place + 20])
     assert entries == 1
-    milliseconds = count * 40
-    new = struct.pack(">IIi", 1, milliseconds, media_time + first * 3600)
+    movie = contents.index(b"mvhd")
+    (ticks,) = struct.unpack(">I", contents[movie + 16 : movie + 20])  # a second; not each version of FFmpeg's is 1000
+    new = struct.pack(">IIi", 1, count * ticks // 25, media_time + first * 3600)
     contents[place + 8 : place + 20] = new
     path.write_bytes(contents)
     return path

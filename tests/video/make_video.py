@@ -149,6 +149,34 @@ def _add_sound(container: Any, stream: Any, seconds: float) -> None:
     container.mux(stream.encode(None))
 
 
+STILLS = {
+    "png": ("png", "rgb24"),
+    "jpg": ("mjpeg", "yuvj444p"),
+    "webp": ("libwebp", "bgra"),
+    "bmp": ("bmp", "bgr24"),
+    "gif": ("gif", "rgb8"),
+}
+"""Encoder and pixel format of each kind of still image."""
+
+
+def write_still(path: Path, pixels: np.ndarray, codec: str, pixel_format: str) -> Path:
+    """Write one picture (height, width, 3) uint8 as a still image."""
+    if codec == "gif":
+        with av.open(str(path), "w") as container:
+            stream: Any = container.add_stream(codec, rate=25)
+            stream.height, stream.width, stream.pix_fmt = *pixels.shape[:2], pixel_format
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=pixel_format)
+            for packet in [*stream.encode(frame), *stream.encode(None)]:
+                container.mux(packet)
+        return path
+    encoder: Any = av.CodecContext.create(codec, "w")
+    encoder.height, encoder.width, encoder.pix_fmt = *pixels.shape[:2], pixel_format
+    encoder.time_base = Fraction(1, 25)
+    frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=pixel_format)
+    path.write_bytes(b"".join(bytes(packet) for packet in [*encoder.encode(frame), *encoder.encode(None)]))
+    return path
+
+
 MS, FRAME = Fraction(1, 1000), Fraction(1, 25)
 
 VARIANTS = [

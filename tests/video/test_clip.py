@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from vivit_lab.errors import InputError
 from vivit_lab.video.clip import Clip
@@ -50,7 +49,7 @@ def test_from_frames_spaces_them_evenly():
 
 def test_prepared_keeps_everything_else():
     clip = clip_of(path="a.mp4", decode_warnings=2)
-    values, geometry = torch.zeros(1, 4, 3, 3, 4), Geometry.identity(6, 8).resize(3, 4)
+    values, geometry = np.zeros((1, 4, 3, 3, 4), np.float32), Geometry.identity(6, 8).resize(3, 4)
     ready = clip.prepared(values, geometry)
     assert ready.pixel_values is values
     assert ready.geometry == geometry
@@ -62,5 +61,5 @@ def test_prepared_keeps_everything_else():
 def test_repr_says_what_it_is():
     clip = clip_of(path="dog.mp4")
     assert repr(clip) == "Clip(4 frames 6×8 of dog.mp4, 0.000–0.600 s, 10 fps)"
-    ready = clip.prepared(torch.zeros(1, 4, 3, 3, 4), Geometry.identity(6, 8).resize(3, 4))
+    ready = clip.prepared(np.zeros((1, 4, 3, 3, 4), np.float32), Geometry.identity(6, 8).resize(3, 4))
     assert repr(ready).endswith("10 fps, prepared at 3×4)")

@@ -10,7 +10,7 @@ import pytest
 from tests.video.break_video import blank, claim_frames, cut, flip
 from tests.video.make_video import FRAME, MS, Variant, read_number
 from vivit_lab.errors import DecodeError, DecodeWarning, NotAVideoError, ShortClipWarning
-from vivit_lab.video.probe import probe
+from vivit_lab.video.info import probe
 from vivit_lab.video.read import read_clip, read_frames
 
 LARGE = (240, 320)
@@ -82,7 +82,7 @@ def test_cut_mkv_hints_at_what_its_header_says(tmp_path):
 def test_concealed_damage_is_counted_and_the_same_each_time(kind, tmp_path):
     path = kind.make(tmp_path)  # once: x264 does not make the same bytes each time
     whole = read_clip(path)
-    flip(path, 0.55, 0.75, count=6, seed=3)
+    flip(path, 0.55, 0.75, count=6, seed=8)
     with pytest.warns(DecodeWarning, match=r"the decoder reported damage \d+ time\(s\) on the way to frames 0 … 29"):
         first = read_clip(path)
     with pytest.warns(DecodeWarning, match="may show wrong pixels"):
@@ -124,6 +124,18 @@ def test_what_a_patient_decoder_gives_is_what_is_read(kind, seed, tmp_path):
     for number in set(range(probe(path).frames)) - set(reference):
         with pytest.raises(DecodeError, match=rf"frame {number} cannot be decoded"):
             read_frames(path, [number])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_damaged_header_of_the_decoder_is_said_in_words(seed, tmp_path):
+    path = Variant("h265.mp4", "libx265", b_frames=2).make(tmp_path)
+    contents = bytearray(path.read_bytes())
+    begin = contents.index(b"hvcC") + 4
+    for place in np.random.default_rng(seed).integers(begin + 24, begin + 90, 3):
+        contents[place] ^= 0xFF
+    path.write_bytes(contents)
+    with pytest.raises(DecodeError, match=r"h265.mp4: frame 0 and 29 more cannot be decoded"):
+        read_clip(path)
 
 
 def test_frames_that_cannot_be_decoded_are_named_with_their_time(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.video.break_video import cut, growing, sound_only
-from tests.video.make_video import MS, Variant, picture, read_number
+from tests.video.make_video import MS, STILLS, Variant, picture, read_number, write_still
 from vivit_lab.errors import (
     DecodeError,
     InputError,
@@ -120,8 +120,6 @@ def test_wrong_arguments(video, arguments, message):
 
 
 def test_files_that_are_no_video(tmp_path):
-    from PIL import Image
-
     empty, garbage, text = tmp_path / "empty.mp4", tmp_path / "garbage.mp4", tmp_path / "notes.txt"
     empty.touch()
     garbage.write_bytes(np.random.default_rng(0).bytes(5000))
@@ -134,9 +132,8 @@ def test_files_that_are_no_video(tmp_path):
         sound_only(tmp_path): r"sound.m4a has no video stream \(.*, 1 audio stream\)",
         sound_only(tmp_path, cover=True): "cover.mp3 has a cover picture, but no video",
     }
-    for suffix in ("png", "jpg", "webp", "bmp", "gif"):
-        still = tmp_path / f"still.{suffix}"
-        Image.fromarray(picture(3)).save(still)
+    for suffix, codec in STILLS.items():
+        still = write_still(tmp_path / f"still.{suffix}", picture(3), *codec)
         cases[still] = rf"still.{suffix} is a still image \(.*\); wanted a video"
     for path, message in cases.items():
         with pytest.raises(NotAVideoError, match=message):

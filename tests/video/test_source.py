@@ -12,7 +12,7 @@ from tests.video.make_video import MS, Variant
 from vivit_lab.errors import DecodeError, NotAVideoError
 from vivit_lab.video.decode import Decoding
 from vivit_lab.video.index import FrameIndex, index_decoded, index_packets
-from vivit_lab.video.probe import _first_frame
+from vivit_lab.video.info import _first_frame
 from vivit_lab.video.read import read_clip, read_video_pyav
 from vivit_lab.video.source import choose_stream, open_video
 

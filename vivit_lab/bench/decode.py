@@ -17,7 +17,7 @@ from vivit_lab.bench.table import BenchTable, Column
 from vivit_lab.errors import InputError
 from vivit_lab.progress import progress_bar
 from vivit_lab.video.encode import MovieWriter
-from vivit_lab.video.probe import probe
+from vivit_lab.video.info import probe
 from vivit_lab.video.read import read_clip
 
 __all__ = ["bench_decode", "decode_from_start", "write_test_movie"]

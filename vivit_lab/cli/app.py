@@ -250,7 +250,7 @@ def info(
 
 
 def _video_facts(name: str) -> dict[str, Any]:
-    from vivit_lab.video.probe import probe
+    from vivit_lab.video.info import probe
 
     return probe(name).to_dict()
 
@@ -299,7 +299,7 @@ def _start(text: str, file: Path, count: int, stride: int) -> int | float:
     if text == "random":
         import torch
 
-        from vivit_lab.video.probe import probe
+        from vivit_lab.video.info import probe
 
         last = max(probe(file).frames - count * stride, 0)
         return int(torch.randint(last + 1, ()))

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vivit_lab.errors import InputError
-from vivit_lab.html import facts_table, frame_tiles, report_html
 from vivit_lab.video.geometry import Geometry
 
 if TYPE_CHECKING:
@@ -91,6 +90,8 @@ class Clip:
 
     def _repr_html_(self) -> str:
         """Say what it is, above some of its frames."""
+        from vivit_lab.html import facts_table, frame_tiles, report_html  # here, as drawing needs pillow
+
         height, width = self.size
         facts = {
             "clip": f"{len(self)} frames of {height}×{width}, {self.fps:.3g} fps",

@@ -14,13 +14,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 
 from vivit_lab.errors import DecodeError
 from vivit_lab.memory import require_bytes
-from vivit_lab.video.source import open_video, orientation, upright
+from vivit_lab.video.source import DECODER_ERRORS, open_video, orientation, upright
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -162,8 +161,8 @@ class Decoding:
             for packet in container.demux(stream):
                 try:
                     frames = packet.decode()
-                except FFmpegError as error:
-                    self._report(error.strerror)
+                except DECODER_ERRORS as error:
+                    self._report(getattr(error, "strerror", None) or str(error))
                     continue
                 for frame in frames:
                     if frame.is_corrupt:
@@ -221,4 +220,4 @@ def rewind(container: Any) -> None:
 def _check_memory(name: str, stream: Any, count: int) -> None:
     wanted = count * stream.codec_context.height * stream.codec_context.width * 3
     instead = "read fewer frames, or parts of the video one after another (num_frames=, stride=, start=)"
-    require_bytes(wanted, torch.device("cpu"), f"{count} RGB frames of {name}", instead)
+    require_bytes(wanted, "cpu", f"{count} RGB frames of {name}", instead)

@@ -17,7 +17,7 @@ from av.error import FFmpegError
 
 from vivit_lab.errors import DecodeError
 from vivit_lab.video.keyframes import is_clean_start
-from vivit_lab.video.source import open_video
+from vivit_lab.video.source import DECODER_ERRORS, exact, open_video
 
 __all__ = ["FrameIndex", "index_decoded", "index_packets", "load_index"]
 
@@ -56,6 +56,8 @@ class FrameIndex:
     seconds: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "time_base", exact(self.time_base))
+        object.__setattr__(self, "rate", exact(self.rate))
         ticks = self.pts - self.pts[0] if len(self.pts) else self.pts
         # multiplied first: numerator and denominator are exact, their quotient is not
         object.__setattr__(self, "seconds", ticks * self.time_base.numerator / self.time_base.denominator)
@@ -206,7 +208,7 @@ def index_decoded(container: Any, stream: Any, obstacle: str) -> FrameIndex:
     for packet in _packets(container, stream):
         try:
             times += [frame.pts for frame in packet.decode()]
-        except FFmpegError:
+        except DECODER_ERRORS:
             continue  # damage is reported when the frames are read
     base, pts = stream.time_base, _increasing(times, reorder=container.format.name == "avi")
     if pts is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import av
@@ -15,9 +16,15 @@ from vivit_lab.errors import InputError, NotAVideoError, VideoNotFoundError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["choose_stream", "open_video", "orientation", "upright"]
+__all__ = ["DECODER_ERRORS", "choose_stream", "exact", "open_video", "orientation", "upright"]
+
+#: What decoding a packet may raise: PyAV 19 forgets the codec where a damaged header stops the decoder's start, and
+#: then raises a bare ValueError.
+DECODER_ERRORS = (FFmpegError, ValueError)
 
 _STILL_BRANDS = {"avif", "heic", "heix", "mif1"}  # containers that look like mp4 and hold one picture
+# A title in Latin-1 is no reason to refuse a video: PyAV 19 decodes it by itself, those before must be told to.
+_ANY_TITLE: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
 _TEXT = {"ansi", "bintext", "xbin", "idf"}  # FFmpeg draws text files as if they were video
 
 
@@ -65,7 +72,7 @@ def _open(name: str) -> Any:
     if os.path.isfile(name) and not os.path.getsize(name):
         raise NotAVideoError(f"{name} is empty (0 bytes)")
     try:
-        return av.open(name, metadata_errors="replace")  # a title in Latin-1 is no reason to refuse a video
+        return av.open(name, **_ANY_TITLE)
     except PermissionError:
         raise
     except FFmpegError as error:
@@ -117,6 +124,13 @@ def _is_still(container: Any, stream: Any) -> bool:
     if kind.endswith("_pipe") or kind == "image2" or container.metadata.get("major_brand") in _STILL_BRANDS:
         return True
     return kind in {"gif", "apng"} and stream.frames == 1
+
+
+def exact(ratio: Any) -> Fraction | None:
+    """Return a ratio of PyAV as a Fraction, which is what it is before PyAV 19 only; None where there is none."""
+    if ratio is None or not ratio.denominator:
+        return None
+    return Fraction(ratio.numerator, ratio.denominator)
 
 
 def orientation(frame: Any) -> tuple[int, bool]:

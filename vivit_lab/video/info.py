@@ -11,7 +11,7 @@ from av.error import FFmpegError
 
 from vivit_lab.errors import DecodeError
 from vivit_lab.video.index import load_index
-from vivit_lab.video.source import open_video, orientation
+from vivit_lab.video.source import DECODER_ERRORS, exact, open_video, orientation
 
 __all__ = ["VideoInfo", "probe"]
 
@@ -118,7 +118,7 @@ def probe(path: str | os.PathLike[str], *, stream: int = 0) -> VideoInfo:
     with open_video(path, stream) as (container, chosen):
         turns, mirrored, shape, depth = _first_frame(os.fspath(path), container, chosen)
         origin = chosen.start_time if chosen.start_time is not None else 0
-        context = chosen.codec_context
+        context, clock = chosen.codec_context, exact(chosen.time_base) or Fraction(1)
         return VideoInfo(
             path=os.fspath(path),
             container=container.format.name,
@@ -133,12 +133,12 @@ def probe(path: str | os.PathLike[str], *, stream: int = 0) -> VideoInfo:
             header_frames=chosen.frames or None,
             duration=index.end,
             header_duration=index.header_seconds,
-            start=float((index.pts[0] if index.obstacle is None else origin) * chosen.time_base),
-            time_base=chosen.time_base,
+            start=float((index.pts[0] if index.obstacle is None else origin) * clock),
+            time_base=clock,
             vfr=index.vfr,
             pixel_format=context.pix_fmt,
             bit_depth=depth,
-            pixel_aspect=chosen.sample_aspect_ratio or Fraction(1),
+            pixel_aspect=exact(chosen.sample_aspect_ratio) or Fraction(1),
             key_frames=max(len(index.keyframes), 1),
             seekable=index.seekable,
             truncated=index.missing,
@@ -158,8 +158,8 @@ def _first_frame(name: str, container: Any, stream: Any) -> tuple[int, bool, tup
                 for frame in packet.decode():
                     depth = max(component.bits for component in frame.format.components)
                     return (*orientation(frame), (frame.height, frame.width), depth)
-            except FFmpegError as error:
-                failure = str(error.strerror)
+            except DECODER_ERRORS as error:
+                failure = getattr(error, "strerror", None) or str(error)
     except FFmpegError as error:
         failure = str(error.strerror)
     raise DecodeError(f"{name}: none of its frames can be decoded ({failure})")
