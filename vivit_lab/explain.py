@@ -18,7 +18,7 @@ from vivit_lab.attribution.raw import RawAttention
 from vivit_lab.attribution.reading import refuse_target
 from vivit_lab.attribution.registry import METHODS, class_by_name, make_method
 from vivit_lab.attribution.rollout import AttentionRollout
-from vivit_lab.checkpoints.hub import pin_revision
+from vivit_lab.checkpoints.checkpoint import Checkpoint
 from vivit_lab.errors import CheckpointNotFoundError, ConfigError, InputError
 from vivit_lab.hooks.record import AttentionRecord
 from vivit_lab.hooks.recorder import record_attention
@@ -76,7 +76,7 @@ class Explanation:
 
 
 def load_pair(
-    name: str = "bundled",
+    name: str | os.PathLike[str] | Checkpoint = "bundled",
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
@@ -85,7 +85,7 @@ def load_pair(
     """Load a model and the processor that its pixels need.
 
     Args:
-        name: a directory, a Hub id, ``"bundled"`` or ``"planted"``.
+        name: a directory, a Hub id, ``"bundled"`` or ``"planted"``, or an opened `Checkpoint`.
         device: where the model goes; ``"auto"`` takes CUDA where there is one, else the CPU; None is the CPU.
         dtype: dtype of the parameters; None is float32.
         **options: as for ``from_pretrained``.
@@ -96,21 +96,21 @@ def load_pair(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     where = {key: options.pop(key) for key in ("revision", "cache_dir", "local_files_only", "token") if key in options}
-    where = pin_revision(name, **where)  # model and processor come from one commit, also while a branch moves
-    model = load_model(name, device=device, dtype=dtype, **options, **where)
+    checkpoint = Checkpoint.open(name, **where)  # model and processor come from one commit, also while a branch moves
+    model = load_model(checkpoint, device=device, dtype=dtype, **options)
     size = model.config.image_size
     try:
-        processor = VivitImageProcessor.from_pretrained(name, **where)
+        processor = VivitImageProcessor.from_pretrained(checkpoint)
     except CheckpointNotFoundError as error:
         raise CheckpointNotFoundError(
-            f"{name} has a model but no preprocessor_config.json, so how its pixels were normalised is not known; save "
-            "one beside it, e.g. VivitImageProcessor.trained_range().save_pretrained(directory)"
+            f"{checkpoint.name} has a model but no preprocessor_config.json, so how its pixels were normalised is not "
+            "known; save one beside it, e.g. VivitImageProcessor.trained_range().save_pretrained(directory)"
         ) from error
     crop = processor.geometry(size, size).model_size
     if crop != (size, size):
         raise ConfigError(
-            f"the processor of {name} makes {crop[0]}×{crop[1]} pixels, but the model wants {size}×{size}; correct "
-            "size or crop_size in its preprocessor_config.json"
+            f"the processor of {checkpoint.name} makes {crop[0]}×{crop[1]} pixels, but the model wants {size}×{size}; "
+            "correct size or crop_size in its preprocessor_config.json"
         )
     return model, processor
 

@@ -22,9 +22,9 @@ from vivit_lab.bulk.schema import PartLayout
 from vivit_lab.bulk.sources import list_clips
 from vivit_lab.bulk.stages import ClipStage, find_batch_size, layout_of, load_model_of
 from vivit_lab.bulk.store import Store
+from vivit_lab.checkpoints.checkpoint import weights_digest
 from vivit_lab.checkpoints.hub import pin_revision
 from vivit_lab.errors import ConfigError, InputError
-from vivit_lab.faithfulness.evaluate import _digest as weights_digest
 from vivit_lab.grid import TokenGrid
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.processing.processor import VivitImageProcessor
@@ -185,7 +185,7 @@ def _fingerprint(job: BulkJob, model: Any, processor: VivitImageProcessor) -> di
         replace(job, batch_size=None),
         methods=[repr(method) for _, method in job.built()],  # with the defaults, which may change
         numerics=_NUMERICS,
-        weights=weights_digest(model),
+        weights=weights_digest(model.state_dict()),
         vivit_lab=__version__,
         decoder={"av": av.__version__, **libraries},
         processor=processor.to_dict(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vivit_lab._version import __version__
+from vivit_lab.checkpoints.checkpoint import weights_digest
 from vivit_lab.errors import ConfigError, InputError
 from vivit_lab.faithfulness._parts import assemble, read_json, write_json
 from vivit_lab.faithfulness.controls import CONTROLS
@@ -174,7 +174,7 @@ class _Job:
         """Make the folder this run's, or raise where it is another's."""
         folder.mkdir(parents=True, exist_ok=True)
         mine = {
-            "weights": _digest(self.model),
+            "weights": weights_digest(self.model.state_dict()),
             "model": json.loads(json.dumps(self.model.config.to_dict(), default=str)),
             "version of vivit_lab": __version__,
             **self.settings(),
@@ -324,15 +324,6 @@ def _map(method: Any, model: Model, pixels: Tensor, target: Any) -> Any:
 def _fields(method: Any) -> dict[str, Any]:
     known = asdict(method) if is_dataclass(method) and not isinstance(method, type) else {}
     return json.loads(json.dumps({"class": type(method).__name__, **known}, default=str))
-
-
-def _digest(model: Model) -> str:
-    """Return the sha256 of the weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 _JOB: list[_Job] = []  # a worker's own
