@@ -298,6 +298,9 @@ def test_file_objects_that_do_not_do(video):
         probe(io.StringIO("no video"))
     with pytest.raises(InputError, match=r"the open ForwardOnly cannot seek, .* give its bytes: file.read\(\)"):
         read_clip(ForwardOnly())
+    with tempfile.NamedTemporaryFile("wb") as written:
+        with pytest.raises(InputError, match="is not open for reading; wanted open"):
+            read_clip(written)
     closed = io.BytesIO(b"x")
     closed.close()
     with pytest.raises(InputError, match="the open BytesIO is closed; wanted an open file"):

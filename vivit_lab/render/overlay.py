@@ -31,7 +31,8 @@ def heat_on_source(clip: Clip, map: AttributionMap, *, interpolation: str = "nea
         interpolation: "nearest", or "bilinear" between the centres of tubelets of the same frame.
 
     Returns:
-        (T, H, W) float32, in the map's own units; NaN where the model did not see the pixel. Four bytes a pixel:
+        (T, H, W) float32 on the stored pixels (``clip.frames``, also where these are not square), in the map's own
+        units; NaN where the model did not see the pixel. Four bytes a pixel:
         265 MB for 32 frames of 1080p (``to_frames`` works frame by frame).
 
     Raises:

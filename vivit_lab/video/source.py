@@ -176,6 +176,8 @@ def _check_path(name: str) -> None:
 def _check_file(file: Any, name: str) -> None:
     if getattr(file, "closed", False):
         raise InputError(f"{name} is closed; wanted an open file")
+    if hasattr(file, "readable") and not file.readable():
+        raise InputError(f'{name} is not open for reading; wanted open(path, "rb")')
     if isinstance(file, io.TextIOBase) or isinstance(file.read(0), str):
         raise InputError(f'{name} is open as text; wanted a binary file: open(path, "rb")')
     if not (hasattr(file, "seek") and (not hasattr(file, "seekable") or file.seekable())):
