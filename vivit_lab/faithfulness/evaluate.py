@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,7 @@ from vivit_lab.faithfulness.sanity import check_sanity
 from vivit_lab.faithfulness.sensitivity import SensitivityN
 from vivit_lab.hooks.targets import OwnEmbedding
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
-from vivit_lab.processes import die_with_parent
+from vivit_lab.processes import die_with_parent, end_workers
 from vivit_lab.progress import progress_bar
 
 __all__ = ["EvaluationPlan", "evaluate", "label_of"]
@@ -220,7 +221,7 @@ class _Job:
                         job.result()
                         bar.update()
                 except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
+                    end_workers(pool)
                     raise
 
     def do(self, task: str, folder: Path) -> None:
@@ -339,6 +340,7 @@ _JOB: list[_Job] = []  # a worker's own
 
 
 def _start(job: _Job) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that holds the pool
     die_with_parent()  # a killed run leaves nobody working
     torch.set_num_threads(1)
     _JOB[:] = [job]
