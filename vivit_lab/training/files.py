@@ -81,10 +81,9 @@ class RunFiles:
         """Return what a checkpoint's ``run.json`` says."""
         try:
             run = json.loads((checkpoint / "run.json").read_text(encoding="utf-8"))
-            float(run["seconds"]), int(run["step"]), dict(run["config"])
+            return {**run, "step": int(run["step"]), "seconds": float(run["seconds"]), "config": dict(run["config"])}
         except (ValueError, KeyError, TypeError) as error:
             raise self.damaged(checkpoint, "run.json", error) from error
-        return run
 
     def _check_files(self, checkpoint: Path, digests: dict[str, str]) -> None:
         """Raise if a file is not the one that was written; checkpoints of earlier versions have no digests."""
