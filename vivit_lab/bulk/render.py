@@ -17,7 +17,7 @@ from vivit_lab.bulk.pool import start_worker
 from vivit_lab.bulk.rows import Failure
 from vivit_lab.colormap import choose_colormap, value_limits
 from vivit_lab.errors import InputError
-from vivit_lab.processes import usable_cores
+from vivit_lab.processes import end_workers, usable_cores
 from vivit_lab.progress import progress_bar
 from vivit_lab.render.movie import render_movie
 from vivit_lab.render.painter import make_painter
@@ -134,7 +134,7 @@ def _draw(
                 if failure is not None:
                     failed[jobs[job]] = failure
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            end_workers(pool)
             raise
     return failed
 
