@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import os
 from dataclasses import asdict, dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vivit_lab.errors import InputError
+from vivit_lab.show.html import plain_table
 
 __all__ = ["BenchTable", "Column"]
 
@@ -128,9 +128,4 @@ class BenchTable:
         return self.markdown()
 
     def _repr_html_(self) -> str:
-        heads = "".join(f"<th>{html.escape(column.title)}</th>" for column in self.columns)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>" for cells in self.cells()
-        )
-        tail = "".join(f"<p>{html.escape(line)}</p>" for line in self.remarks())
-        return f"<table><caption>{html.escape(self.title)}</caption><tr>{heads}</tr>{body}</table>{tail}"
+        return plain_table(self.title, [column.title for column in self.columns], self.cells(), self.remarks())

@@ -14,7 +14,7 @@ import numpy as np
 from vivit_lab.errors import InputError, MissingExtraError
 from vivit_lab.heads._measuring import METRICS
 from vivit_lab.heads.mask import HeadMask
-from vivit_lab.html import facts_table, report_html, rows_table
+from vivit_lab.show.html import facts_table, report_html, rows_table
 from vivit_lab.statistics.bootstrap import BootstrapInterval, bootstrap_interval
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vivit_lab.errors import InputError, MissingExtraError
 from vivit_lab.heads.mask import HeadMask
-from vivit_lab.html import facts_table, report_html, tiles
+from vivit_lab.show.html import facts_table, report_html, tiles
 from vivit_lab.statistics.bootstrap import bootstrap_interval, paired_difference
 from vivit_lab.statistics.discovery import benjamini_hochberg
 from vivit_lab.statistics.ranks import spearman

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from vivit_lab.errors import InputError
-from vivit_lab.html import facts_table, report_html, tiles
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.model.pruned import present_heads
+from vivit_lab.show.html import facts_table, report_html, tiles
 
 __all__ = ["HeadMask"]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from vivit_lab.errors import InputError, MissingExtraError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.heads._places import STATISTICS
-from vivit_lab.html import facts_table, report_html, tiles
+from vivit_lab.show.html import facts_table, report_html, tiles
 
 if TYPE_CHECKING:
     import pandas

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,11 +17,11 @@ from torch import Tensor
 from vivit_lab._version import __version__
 from vivit_lab.errors import InputError
 from vivit_lab.grid import TokenGrid
-from vivit_lab.html import report_html, rows_table
 from vivit_lab.memory import format_bytes, require_bytes
 from vivit_lab.model.attention import attention_pattern
 from vivit_lab.model.cache_readouts import CacheReadouts
 from vivit_lab.model.hook_names import NameLike, leaf_of, resolve_name, token_axis, token_index
+from vivit_lab.show.html import report_html, rows_table
 
 __all__ = ["ActivationCache", "run_provenance"]
 
@@ -253,9 +252,7 @@ class ActivationCache(CacheReadouts):
             [what, " × ".join(map(str, shape)), dtype, str(count), format_bytes(size)]
             for what, shape, dtype, count, size in self._kinds()
         ]
-        return report_html(
-            html.escape(repr(self)), rows_table(["hook point", "shape", "dtype", "tensors", "size"], rows)
-        )
+        return report_html(repr(self), rows_table(["hook point", "shape", "dtype", "tensors", "size"], rows))
 
     def _kinds(self) -> list[tuple[str, tuple[int, ...], str, int, int]]:
         """What is held, by kind: name with ``{i}`` for the layer, shape, dtype, count and bytes."""
