@@ -15,7 +15,7 @@ __all__ = ["map_html", "pictures"]
 _MOST_CLIPS, _MOST_ROWS = 4, 64
 
 
-def map_html(map: AttributionMap, *, has_values: bool = True) -> Markup:
+def map_html(map: AttributionMap, *, has_values: bool = True) -> str:
     """Return a map as HTML: a table of what it is, a colour bar with its range, and a tile a tubelet row.
 
     All clips of a batch share one colour scale. Of a large batch the first 4 clips are shown, of a long clip the first

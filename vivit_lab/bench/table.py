@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vivit_lab.errors import InputError
+from vivit_lab.files import read_json
 from vivit_lab.show.html import plain_table
 
 __all__ = ["BenchTable", "Column"]
@@ -108,7 +109,7 @@ class BenchTable:
             InputError: the file is not there, or holds something else.
         """
         try:
-            told = json.loads(Path(path).read_text(encoding="utf-8"))
+            told = read_json(path)
             columns = tuple(Column(**column) for column in told.pop("columns"))
             rows, notes = tuple(told.pop("rows")), tuple(told.pop("notes"))
             return cls(columns=columns, rows=rows, notes=notes, **told)

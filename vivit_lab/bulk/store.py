@@ -25,6 +25,7 @@ import pyarrow.parquet
 from fsspec.spec import AbstractFileSystem
 
 from vivit_lab.errors import InputError, StorageError
+from vivit_lab.files import parse_json
 
 __all__ = ["Store", "file_system_of", "pc", "pq"]
 
@@ -114,7 +115,7 @@ class Store:
         Raises:
             InputError: there is no such file.
         """
-        return json.loads(self.read(name))
+        return parse_json(self.read(name), self.place(name))
 
     def parquet(self, name: str) -> Any:
         """Open a Parquet file; on a local disk only what is asked for is read."""

@@ -12,6 +12,7 @@ import numpy as np
 from vivit_lab.errors import InputError
 from vivit_lab.faithfulness.report import Curve, FaithfulnessReport
 from vivit_lab.faithfulness.sanity import SanityResult
+from vivit_lab.files import parse_json
 
 __all__ = ["assemble", "read_json", "write_json"]
 
@@ -30,7 +31,7 @@ def read_json(path: Path) -> Any:
         InputError: the file is damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes(), path.name)
     except ValueError as error:
         raise InputError(f"{path} is damaged ({error}); remove it, and it will be made anew") from error
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vivit_lab.faithfulness._cascade import HEADS
 from vivit_lab.faithfulness._report_text import arrow, digits_of, heading, number, span, verdicts
 from vivit_lab.faithfulness.localisation import MEASURES
-from vivit_lab.show.html import Markup, render
+from vivit_lab.show.html import render
 from vivit_lab.statistics.bootstrap import BootstrapInterval
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _BAR = (120, 12)  # CSS pixels
 _BLUE, _GREY = "#3b82d0", "#87919c"
 
 
-def report_html(report: FaithfulnessReport) -> Markup:
+def report_html(report: FaithfulnessReport) -> str:
     """Return a report as HTML: a table with intervals and bars, the sanity checks, and what may be said.
 
     Each column has its own scale, from the lowest to the highest end of an interval in it. The best of a column is bold

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vivit_lab._version import __version__
 from vivit_lab.errors import InputError
+from vivit_lab.files import read_json
 from vivit_lab.heads._measuring import attention_bytes, clip_metrics, logits_of, speed_up
 from vivit_lab.heads.clips import ClipSet, clip_set
 from vivit_lab.heads.curves import PruningCurves
@@ -171,7 +172,7 @@ class _Study:
         """Return the heads that are removed at a share, and the point, from its file where there is one."""
         path = self.out / "points" / f"{series.replace(' ', '_')}_{run}_{round(share * 1e6):07d}.json"
         if path.is_file():
-            point = json.loads(path.read_text(encoding="utf-8"))
+            point = read_json(path)
         else:
             removed = self._removed(series, run, share, before, first, path.stem)
             point = {"series": series, "run": run, "share": share}
@@ -226,7 +227,7 @@ class _Study:
 
         path = self.out / "points" / f"recovered_0_{round(share * 1e6):07d}.json"
         if path.is_file():
-            return json.loads(path.read_text(encoding="utf-8"))
+            return read_json(path)
         assert self.plan.recover is not None, "it was asked for"
         pruned = self._pruned(removed)
         on_cpu = self.model.device.type == "cpu"
@@ -272,7 +273,7 @@ class _Study:
         wanted = json.loads(json.dumps(self.settings, default=str))
         self.settings = wanted
         if path.is_file():
-            stored = json.loads(path.read_text(encoding="utf-8"))
+            stored = read_json(path)
             other = [name for name in wanted if stored.get(name) != wanted[name]]
             if other:
                 raise InputError(

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from vivit_lab.errors import InputError, MissingExtraError
+from vivit_lab.files import stored_fields, stored_tensors
 from vivit_lab.heads.mask import HeadMask
 from vivit_lab.show.html import facts_table, report_html, tiles
 from vivit_lab.statistics.bootstrap import bootstrap_interval, paired_difference
@@ -269,17 +269,10 @@ class HeadImportance:
             InputError: the file is no head importance.
             FileNotFoundError: there is no such file.
         """
-        try:
-            with safe_open(os.fspath(path), framework="pt") as file:
-                about = (file.metadata() or {}).get("importance")
-                rows = file.get_tensor("per_example") if about else None
-        except FileNotFoundError:
-            raise
-        except Exception as error:
-            raise InputError(f"{path} is no head importance: {error}") from error
-        if about is None or rows is None:
-            raise InputError(f"{path} is a safetensors file, but no head importance ({_FORMAT})")
-        return cls(rows, **json.loads(about))
+        kind = f"a head importance ({_FORMAT})"
+        fields, tensors = stored_tensors(path, kind, "importance", format=_FORMAT)
+        with stored_fields(path, kind):
+            return cls(tensors["per_example"], **fields)
 
     def __repr__(self) -> str:
         layers, heads = self.shape

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from vivit_lab._version import __version__
 from vivit_lab.errors import InputError
+from vivit_lab.files import stored_fields, stored_tensors
 from vivit_lab.grid import TokenGrid
 from vivit_lab.memory import format_bytes, require_bytes
 from vivit_lab.model.attention import attention_pattern
@@ -226,21 +226,13 @@ class ActivationCache(CacheReadouts):
             InputError: the file is not an activation cache.
             FileNotFoundError: there is no such file.
         """
-        try:
-            with safe_open(os.fspath(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != _FORMAT:
-                    raise InputError(f"{path} is a safetensors file, but not an activation cache ({_FORMAT})")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except (InputError, FileNotFoundError):
-            raise
-        except Exception as error:
-            raise InputError(f"{path} is not an activation cache: {error}") from error
-        facts = json.loads(metadata["cache"])
-        facts["grid"] = None if facts["grid"] is None else TokenGrid(**facts["grid"])
-        for name in ("fixed_patterns", "fixed_results"):
-            facts[name] = frozenset(facts.get(name, ()))
-        return cls(tensors, model, **facts)
+        kind = f"an activation cache ({_FORMAT})"
+        facts, tensors = stored_tensors(path, kind, "cache", format=_FORMAT)
+        with stored_fields(path, kind):
+            facts["grid"] = None if facts["grid"] is None else TokenGrid(**facts["grid"])
+            for name in ("fixed_patterns", "fixed_results"):
+                facts[name] = frozenset(facts.get(name, ()))
+            return cls(tensors, model, **facts)
 
     def __repr__(self) -> str:
         clips = "1 clip" if self.batch_size in (None, 1) else f"{self.batch_size} clips"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vivit_lab.errors import CheckpointNotFoundError, ConfigError, InputError
+from vivit_lab.files import read_json
 
 __all__ = ["CONFIG_NAME", "read_config", "write_config"]
 
@@ -27,9 +28,9 @@ def read_config(source: str | os.PathLike[str], **place: Any) -> dict[str, Any]:
     """
     path = _find(source, **place)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} is not a JSON file: {error}") from error
+        config = read_json(path)
+    except InputError as error:
+        raise ConfigError(str(error)) from error
     if isinstance(config, dict):
         # a processor_config.json holds the image processor as one of several parts
         config = config.get("image_processor", config)

@@ -1,8 +1,8 @@
 """The one way from text to HTML: jinja2 templates that escape whatever they are given.
 
-Each function returns ``Markup``, a str that is known to be safe; a plain str that is passed in is text and is escaped.
-Pieces need no kernel and no other file: what results show in a notebook is made of them. The templates are in
-``show/templates``.
+A piece is ``Markup``, a str that is known to be safe; a plain str that is passed in is text and is escaped. What is
+whole (a box of pieces, a page) is a plain str, ready to be shown. All of it needs no kernel and no other file. The
+templates are in ``show/templates``.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ def _environment() -> Environment:
     return environment
 
 
-def render(template: str, **values: Any) -> Markup:
+def render(template: str, **values: Any) -> str:
     """Return a template of ``show/templates`` with values filled in; those that are not ``Markup`` are escaped."""
-    return Markup(_environment().get_template(template).render(**values))
+    return _environment().get_template(template).render(**values)
 
 
 def _piece(name: str, *values: Any) -> Markup:
@@ -77,9 +77,9 @@ def _piece(name: str, *values: Any) -> Markup:
     return Markup(getattr(_environment().get_template("pieces.html").module, name)(*values))
 
 
-def report_html(*parts: str) -> Markup:
+def report_html(*parts: str) -> str:
     """Return parts in one box: pieces as they are, other strings as text."""
-    return _piece("box", parts)
+    return str(_piece("box", parts))
 
 
 def text_line(text: str) -> Markup:
@@ -87,19 +87,19 @@ def text_line(text: str) -> Markup:
     return _piece("line", text)
 
 
-def message(text: str) -> Markup:
+def message(text: str) -> str:
     """Return a paragraph, for where there is nothing else to show."""
-    return _piece("paragraph", text)
+    return str(_piece("paragraph", text))
 
 
-def list_of(lines: Iterable[str]) -> Markup:
+def list_of(lines: Iterable[str]) -> str:
     """Return lines of text as a list with bullets."""
-    return _piece("bullets", list(lines))
+    return str(_piece("bullets", list(lines)))
 
 
-def page(title: str, body: str) -> Markup:
-    """Return a whole HTML page around a piece."""
-    return render("plain_page.html", title=title, body=body)
+def page(title: str, body: str) -> str:
+    """Return a page: a title, which is text, and what one of the functions here or ``_repr_html_`` returned."""
+    return render("plain_page.html", title=title, body=Markup(body))
 
 
 def facts_table(facts: Mapping[str, str | None]) -> Markup:
@@ -112,19 +112,19 @@ def rows_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
     return _piece("rows", header, list(rows))
 
 
-def plain_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], remarks: Sequence[str]) -> Markup:
+def plain_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], remarks: Sequence[str]) -> str:
     """Return a table in the page's own style, with a caption above and remarks below."""
-    return _piece("plain_table", title, header, list(rows), remarks)
+    return str(_piece("plain_table", title, header, list(rows), remarks))
 
 
-def confusion_table(caption: str, names: Sequence[str], counts: np.ndarray) -> Markup:
+def confusion_table(caption: str, names: Sequence[str], counts: np.ndarray) -> str:
     """Return counts (true class, predicted class) as a table, darker where there are more."""
     shares = (counts / max(int(counts.max()), 1)).round(2)
     rows = [
         (name, list(zip(row.tolist(), share.tolist(), strict=True)))
         for name, row, share in zip(names, counts, shares, strict=True)
     ]
-    return _piece("confusion", caption, names, rows)
+    return str(_piece("confusion", caption, names, rows))
 
 
 def tiles(values: np.ndarray, labels: Sequence[str], *, signed: bool) -> Markup:
@@ -172,9 +172,9 @@ def tile(pixels: np.ndarray, label: str, cell: int = _CELL, *, showing: str = "r
     return _piece("tile", showing, label, width * cell, height * cell, _data_uri(pixels))
 
 
-def picture(alt: str, jpeg: bytes) -> Markup:
+def picture(alt: str, jpeg: bytes) -> str:
     """Return a JPEG as wide as its place, with the text that replaces it."""
-    return _piece("picture", alt, _uri("image/jpeg", jpeg))
+    return str(_piece("picture", alt, _uri("image/jpeg", jpeg)))
 
 
 def _data_uri(pixels: np.ndarray) -> Markup:

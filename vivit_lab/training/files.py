@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vivit_lab.errors import ConfigError, InputError
+from vivit_lab.files import read_json
 from vivit_lab.training.config import TrainingConfig
 
 __all__ = ["RunFiles", "read_log"]
@@ -49,7 +50,7 @@ class RunFiles:
                 f"{self.directory} holds a training run: continue it (resume=True), or name another directory"
             )
         if newest is not None:
-            stored = json.loads((newest / "run.json").read_text(encoding="utf-8"))["config"]
+            stored = read_json(newest / "run.json")["config"]
             if differences := self.config.differences(stored):
                 raise ConfigError(
                     f"the run in {self.directory} cannot continue with other settings ({'; '.join(differences)}); "
@@ -79,7 +80,7 @@ class RunFiles:
 
     def progress_of(self, checkpoint: Path) -> tuple[int, float]:
         """Return the steps that were done at a checkpoint, and the seconds spent."""
-        run = json.loads((checkpoint / "run.json").read_text(encoding="utf-8"))
+        run = read_json(checkpoint / "run.json")
         return run["step"], run["seconds"]
 
     def log(self, line: dict[str, Any]) -> None:

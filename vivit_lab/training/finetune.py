@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vivit_lab.errors import ConfigError, InputError
+from vivit_lab.files import read_json
 from vivit_lab.model.auto import load_model
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.processing.processor import VivitImageProcessor
@@ -205,7 +206,7 @@ def _write_down(
     newest = RunFiles(out, config).newest(resume=resume)
     path = out / "finetune.json"
     if newest is not None and path.is_file():
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_json(path)
         if different := [name for name in settings if stored.get(name) != json.loads(json.dumps(settings[name]))]:
             raise ConfigError(
                 f"the run in {out} cannot continue: other {', '.join(different)} than then; name another directory"

@@ -14,7 +14,7 @@ from vivit_lab.show.html import Markup, render
 __all__ = ["offline_page"]
 
 
-def offline_page(script: str, style: str, state: dict[str, Any], title: str) -> Markup:
+def offline_page(script: str, style: str, state: dict[str, Any], title: str) -> str:
     """Return a page that shows a widget without a kernel.
 
     Args:

@@ -300,7 +300,7 @@ class Workbench(ipywidgets.VBox):
 def _form(*controls: Any, note: str) -> tuple[Any, ...]:
     """Controls in a row, which wraps where it is narrow, and a line of text below."""
     row = ipywidgets.HBox(controls, layout=ipywidgets.Layout(flex_flow="row wrap"))
-    return row, ipywidgets.HTML(text_line(note))
+    return row, ipywidgets.HTML(str(text_line(note)))
 
 
 def _button(label: str, call: Callable[[Any], None]) -> Any:
