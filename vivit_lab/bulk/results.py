@@ -28,6 +28,7 @@ from vivit_lab.bulk.schema import MAP_PARTS
 from vivit_lab.bulk.status import RunStatus, read_status
 from vivit_lab.bulk.store import pc
 from vivit_lab.errors import DamagedFileError, InputError, MissingExtraError
+from vivit_lab.files import inside
 from vivit_lab.grid import TokenGrid
 from vivit_lab.video.clip import Clip
 
@@ -297,6 +298,8 @@ class BulkResults:
         row = self.row(clip, ["clip_id", "hidden_file"])
         if row["hidden_file"] is None:
             raise InputError("there are no hidden states of this clip; run a job with hidden_states='cls' or 'tokens'")
+        root = self.run.store.root
+        inside(root, row["hidden_file"], f"a row of {root}")  # it is data: it must not lead elsewhere
         try:
             return load(self.run.store.read(row["hidden_file"]))[row["clip_id"]]
         except (SafetensorError, KeyError, InputError) as error:

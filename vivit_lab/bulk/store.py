@@ -32,6 +32,7 @@ import pyarrow.parquet
 from fsspec.spec import AbstractFileSystem
 
 from vivit_lab.errors import DamagedFileError, InputError, StorageError
+from vivit_lab.files import parse_json
 
 __all__ = ["Store", "file_system_of", "pc", "pq", "seconds_of"]
 
@@ -125,11 +126,10 @@ class Store:
             InputError: there is no such file.
             DamagedFileError: it is no JSON any more.
         """
+        content = self.read(name)
         try:
-            return json.loads(self.read(name))
-        except ValueError as error:
-            if isinstance(error, InputError):
-                raise
+            return parse_json(content, "what it holds")
+        except InputError as error:
             raise DamagedFileError(
                 f"{self.place(name)} is damaged ({error}). Put back a copy of it, or begin anew in another folder; the "
                 "parts beside it are plain Parquet files, which other programs read without it"

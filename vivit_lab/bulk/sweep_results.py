@@ -20,7 +20,7 @@ from vivit_lab.bulk.run import open_run, prepare_run
 from vivit_lab.bulk.store import pc
 from vivit_lab.bulk.sweep import SWEEP_SCHEMA, HeadSweepTask, prepare_sweep
 from vivit_lab.errors import DamagedFileError, DamagedFileWarning, InputError
-from vivit_lab.html import facts_table, report_html, rows_table, tiles
+from vivit_lab.show.html import facts_table, report_html, rows_table, tiles
 
 __all__ = ["HeadSweepResults", "sweep_heads"]
 

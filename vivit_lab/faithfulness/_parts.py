@@ -11,7 +11,7 @@ import numpy as np
 from vivit_lab.errors import InputError
 from vivit_lab.faithfulness.report import Curve, FaithfulnessReport
 from vivit_lab.faithfulness.sanity import SanityResult
-from vivit_lab.files import read_json, write_json
+from vivit_lab.files import read_sealed, write_sealed
 
 __all__ = ["CHECK", "PART", "assemble", "write_part"]
 
@@ -27,7 +27,7 @@ CHECK = ("method", "result")
 
 def write_part(path: Path, value: dict[str, Any]) -> None:
     """Write a file whole or not at all; NaN is written as null."""
-    write_json(path, _without_nan(value))
+    write_sealed(path, _without_nan(value))
 
 
 def assemble(
@@ -39,7 +39,7 @@ def assemble(
         InputError: no clip was left.
         DamagedFileError: a part is damaged.
     """
-    parts = [read_json(path, PART, _AGAIN) for path in sorted(folder.glob("part-*.json"))]
+    parts = [read_sealed(path, PART, _AGAIN) for path in sorted(folder.glob("part-*.json"))]
     full = [part for part in parts if part["clips"]]
     seen, clips = sum(part["seen"] for part in parts), [name for part in full for name in part["clips"]]
     failed = [text for part in parts for text in part.get("failed", [])]
@@ -58,7 +58,7 @@ def assemble(
         seconds[name] = round(float(np.average([part["seconds"][name] for part in full], weights=weights)), 4)
     about = {"clips_seen": seen, "clips_judged": len(clips), "seconds_per_clip": seconds}
     about |= {"clips_failed": failed} if failed else {}
-    checks = [read_json(path, CHECK, _AGAIN) for path in folder.glob("sanity-*.json")]
+    checks = [read_sealed(path, CHECK, _AGAIN) for path in folder.glob("sanity-*.json")]
     checks.sort(key=lambda check: list(scores).index(check["method"]))
     return FaithfulnessReport(
         scores,

@@ -31,7 +31,7 @@ from vivit_lab.faithfulness.report import Curve, FaithfulnessReport
 from vivit_lab.faithfulness.saco import SaCo
 from vivit_lab.faithfulness.sanity import check_sanity
 from vivit_lab.faithfulness.sensitivity import SensitivityN
-from vivit_lab.files import read_json, read_or_set_aside
+from vivit_lab.files import read_or_set_aside, read_sealed
 from vivit_lab.hooks.targets import OwnEmbedding
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.processes import die_with_parent, end_workers
@@ -187,7 +187,7 @@ class _Job:
         if not path.exists():
             write_part(path, mine)
             return
-        theirs = read_json(path, advice="put back a copy of it, or name another directory")
+        theirs = read_sealed(path, advice="put back a copy of it, or name another directory")
         if different := [key for key in mine if mine[key] != theirs.get(key)]:
             raise ConfigError(
                 f"{folder} holds the parts of a run with other {' and '.join(different)}; name another directory"

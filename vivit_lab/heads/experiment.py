@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vivit_lab._version import __version__
 from vivit_lab.errors import InputError
-from vivit_lab.files import read_json, read_or_set_aside, set_aside, write_json
+from vivit_lab.files import read_or_set_aside, read_sealed, set_aside, write_sealed
 from vivit_lab.heads._measuring import attention_bytes, clip_metrics, logits_of, speed_up
 from vivit_lab.heads.clips import ClipSet, clip_set
 from vivit_lab.heads.curves import PruningCurves
@@ -183,7 +183,7 @@ class _Study:
             removed = self._removed(series, run, share, before, first, path.stem)
             point = {"series": series, "run": run, "share": share}
             point |= self._measured(self._pruned(removed), removed) if removed else self._whole()
-            write_json(path, point)
+            write_sealed(path, point)
         return [(int(layer), head) for layer, row in point["removed"].items() for head in row], point
 
     def _removed(
@@ -242,7 +242,7 @@ class _Study:
         train(pruned, self.scoring.as_dataset(), self.plan.recover, folder, resume=True, cpu=on_cpu, progress=False)
         pruned = pruned.to(self.model.device)
         point = {"series": _RECOVERED, "run": 0, "share": share, **self._measured(pruned, removed)}
-        write_json(path, point)
+        write_sealed(path, point)
         return point
 
     def _settings(self) -> dict[str, Any]:
@@ -280,7 +280,7 @@ class _Study:
         wanted = json.loads(json.dumps(self.settings, default=str))
         self.settings = wanted
         if path.is_file():
-            stored = read_json(path, advice="put back a copy of it, or choose another directory")
+            stored = read_sealed(path, advice="put back a copy of it, or choose another directory")
             other = [name for name in wanted if stored.get(name) != wanted[name]]
             if other:
                 raise InputError(
@@ -289,7 +289,7 @@ class _Study:
                 )
             return
         (self.out / "points").mkdir(parents=True, exist_ok=True)
-        write_json(path, wanted)
+        write_sealed(path, wanted)
 
 
 def _digest(value: Any) -> str:

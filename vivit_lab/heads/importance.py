@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vivit_lab.errors import InputError, MissingExtraError
+from vivit_lab.files import parse_json, stored_fields
 from vivit_lab.heads.mask import HeadMask
-from vivit_lab.html import facts_table, report_html, tiles
+from vivit_lab.show.html import facts_table, report_html, tiles
 from vivit_lab.statistics.bootstrap import bootstrap_interval, paired_difference
 from vivit_lab.statistics.discovery import benjamini_hochberg
 from vivit_lab.statistics.ranks import spearman
@@ -279,12 +280,13 @@ class HeadImportance:
         except FileNotFoundError:
             raise
         except Exception as error:
-            raise InputError(f"{path} is no head importance: {error}") from error
+            raise InputError(f"{path} is not a head importance: {error}") from error
         if about is None or rows is None:
-            raise InputError(f"{path} is a safetensors file, but no head importance ({_FORMAT})")
+            raise InputError(f"{path} is a safetensors file, but not a head importance ({_FORMAT})")
         if known.get("sha256", whole := _digest(rows, about)) != whole:
             raise InputError(f"{path} is damaged: it is not what was written; score the heads again")
-        return cls(rows, **json.loads(about))
+        with stored_fields(path, f"a head importance ({_FORMAT})"):
+            return cls(rows, **parse_json(about, f"the description in {path}"))
 
     def __repr__(self) -> str:
         layers, heads = self.shape
