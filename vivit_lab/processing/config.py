@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from vivit_lab.checkpoints.checkpoint import Checkpoint
-from vivit_lab.checkpoints.files import read_json
 from vivit_lab.checkpoints.hub import BUNDLED
 from vivit_lab.errors import CheckpointNotFoundError, ConfigError, InputError
+from vivit_lab.files import read_json
 
 __all__ = ["CONFIG_NAME", "as_image_processor", "read_config", "write_config"]
 
@@ -49,9 +49,9 @@ def read_config(source: str | os.PathLike[str] | Checkpoint, **place: Any) -> di
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} is not a JSON file: {error}") from error
+        config = read_json(path)
+    except InputError as error:
+        raise ConfigError(str(error)) from error
     if isinstance(config, dict):
         config = next((config[part] for part in _PARTS if part in config), config)
     if not isinstance(config, dict):
