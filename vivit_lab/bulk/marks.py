@@ -107,9 +107,14 @@ def _is_local(name: str) -> bool:
     return "://" not in name or name.startswith(("file://", "local://"))
 
 
+def _place_of(name: str) -> tuple[Any, str]:
+    """Return the file system of a path or URL, and its place there; a file's name with "::" in it is no URL."""
+    return fsspec.core.url_to_fs(name) if "://" in name else (fsspec.filesystem("file"), name)
+
+
 def _told(name: str) -> tuple[int | None, float | None, str | None]:
     """Return size, time and ETag as the file system tells them."""
-    fs, place = fsspec.core.url_to_fs(name)
+    fs, place = _place_of(name)
     if _is_local(name):
         found = os.stat(place)
         return found.st_size, found.st_mtime, None
@@ -123,7 +128,7 @@ def _told(name: str) -> tuple[int | None, float | None, str | None]:
 
 
 def _ends(name: str, size: int) -> str:
-    fs, place = fsspec.core.url_to_fs(name)
+    fs, place = _place_of(name)
     head: Any = fs.cat_file(place, 0, min(_ENDS, size))
     tail: Any = fs.cat_file(place, max(size - _ENDS, 0), size)
     return _digest(bytes(head), bytes(tail))
