@@ -220,6 +220,7 @@ __all__ = [
     "BundledDataError",
     "CausalTemporalScore",
     "CentreGaussian",
+    "Checkpoint",
     "CheckpointError",
     "CheckpointNotFoundError",
     "CheckpointWarning",
