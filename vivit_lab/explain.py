@@ -23,13 +23,13 @@ from vivit_lab.errors import CheckpointNotFoundError, ConfigError, InputError
 from vivit_lab.hooks.record import AttentionRecord
 from vivit_lab.hooks.recorder import record_attention
 from vivit_lab.hooks.targets import TargetLike
-from vivit_lab.html import facts_table, report_html
 from vivit_lab.model.auto import load_model
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.render.movie import render_movie
 from vivit_lab.render.sheet import contact_sheet
+from vivit_lab.show.html import facts_table, report_html
 from vivit_lab.video.clip import Clip
 from vivit_lab.video.read import read_clip
 
@@ -72,7 +72,7 @@ class Explanation:
     def _repr_html_(self) -> str:
         """Show the map over the clip's frames, and say where the files are."""
         files = {name: str(path) for name, path in self.files.items()}
-        return f"{self.clip._repr_html_()}{self.map._repr_html_()}{report_html(facts_table(files))}"
+        return self.clip._repr_html_() + self.map._repr_html_() + report_html(facts_table(files))
 
 
 def load_pair(

@@ -77,7 +77,7 @@ def test_sampling_is_what_the_processors_file_notes(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({SAMPLING_KEY: 2}))
     assert Checkpoint.open(tmp_path).sampling == {}
     (tmp_path / "preprocessor_config.json").write_text("[" * 100_000)
-    with pytest.raises(ConfigError, match="nests its brackets too deeply"):
+    with pytest.raises(ConfigError, match="nested too deeply"):
         _ = Checkpoint.open(tmp_path).sampling
 
 

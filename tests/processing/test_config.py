@@ -152,7 +152,7 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
         VivitImageProcessor.from_pretrained(tmp_path)
     path = tmp_path / CONFIG_NAME
     path.write_text("{", encoding="utf-8")
-    with pytest.raises(ConfigError, match="is not a JSON file: Expecting property name"):
+    with pytest.raises(ConfigError, match="is not JSON: Expecting property name"):
         VivitImageProcessor.from_pretrained(tmp_path)
     path.write_text("[1]", encoding="utf-8")
     with pytest.raises(ConfigError, match="must hold a JSON object, got a list"):

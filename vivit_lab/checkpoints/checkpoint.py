@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vivit_lab import files
 from vivit_lab.checkpoints.bundled import bundled_model_path
 from vivit_lab.checkpoints.files import TensorSource, open_checkpoint, read_json
 from vivit_lab.checkpoints.hub import BUNDLED, is_local, pin_revision, resolve_file
@@ -183,11 +183,9 @@ def read_processor(path: Path) -> dict[str, Any]:
         ConfigError: the file, or the part, is no JSON object.
     """
     try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise ConfigError(f"{path} nests its brackets too deeply to be a processor's configuration") from error
-    except ValueError as error:
-        raise ConfigError(f"{path} is not a JSON file: {error}") from error
+        contents = files.read_json(path)
+    except InputError as error:
+        raise ConfigError(str(error)) from error
     if isinstance(contents, dict):
         contents = next((contents[part] for part in PROCESSOR_PARTS if part in contents), contents)
     if not isinstance(contents, dict):

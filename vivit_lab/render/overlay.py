@@ -64,7 +64,7 @@ def to_frames(
     colorbar: bool = False,
     strip: bool = False,
 ) -> np.ndarray:
-    """Return the clip's frames with the relevance drawn over them, at source size.
+    """Return the clip's frames with the relevance drawn over them, at source size in square pixels.
 
     The heat of a tubelet lies on exactly its frames and its pixels (see ``heat_on_source``). What the model never saw
     of a frame (outside its crop) is grey, dark and hatched, and takes no heat.
@@ -85,8 +85,9 @@ def to_frames(
         strip: whether a time strip (relevance of each tubelet row, the frame's own time marked) is put below.
 
     Returns:
-        (T, H', W', 3) uint8 RGB. Without a colour bar and strip H' = H, and W' = W (2·W + 8 side by side); with one,
-        the frame is at the top, in the middle of a picture at least 360 pixels wide.
+        (T, H', W', 3) uint8 RGB. H×W is the size of ``clip.displayed()``, which a player shows. Without a colour bar
+        and strip H' = H, and W' = W (2·W + 8 side by side); with one, the frame is at the top, in the middle of a
+        picture at least 360 pixels wide.
 
     Raises:
         InputError: an argument is not one of its choices, the clip was not prepared, or the map is not this clip's.

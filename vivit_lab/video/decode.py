@@ -11,15 +11,18 @@ or its decoder has no means to notice (VP9, many flipped bits in H.265, FFV1 in 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import warnings
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 
-from vivit_lab.errors import DecodeError
+from vivit_lab.errors import ColorWarning, DecodeError
 from vivit_lab.memory import require_bytes
-from vivit_lab.video.source import DECODER_ERRORS, open_video, orientation, upright
+from vivit_lab.video.colour import Colours
+from vivit_lab.video.source import DECODER_ERRORS, Source, open_video, orientation, pixel_aspect, source_name, upright
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,18 +33,18 @@ __all__ = ["Decoding", "decode_frames", "rewind"]
 
 
 def decode_frames(
-    name: str,
+    source: Source,
     index: FrameIndex,
     wanted: np.ndarray,
     *,
     stream: int = 0,
     threads: int | str = "auto",
     as_shown: bool = True,
-) -> tuple[np.ndarray, int]:
+) -> DecodedFrames:
     """Decode frames of a file.
 
     Args:
-        name: the file's path.
+        source: the path of a video file, its bytes, or a binary file object.
         index: the index of that stream.
         wanted: (n,) frame indices, inside the video; order and repetition are kept.
         stream: which of its video streams, from 0.
@@ -49,25 +52,45 @@ def decode_frames(
         as_shown: whether to turn frames as the file asks, or leave them as stored.
 
     Returns:
-        (n, H, W, 3) uint8 RGB, and how many times the decoder reported damage.
+        The frames, how many times the decoder reported damage, and the shape of their pixels.
 
     Raises:
-        DecodeError: a frame cannot be decoded, or frames differ in size.
+        DecodeError: a frame cannot be decoded or converted to RGB, or frames differ in size.
         OutOfMemoryBudgetError: the frames would not fit into the free memory.
+
+    Warns:
+        ColorWarning: the frames are HDR.
     """
-    complaints = 0
+    name, complaints = source_name(source), 0
     # Strict from the key frame before; if that is not clean, strict from the start, since an encoder may call a picture
     # a key frame that needs the ones before it; if that is not clean either, there is damage, and it is concealed.
     for count, strict, seek in ((threads, True, True), (1, True, False), (1, False, False)):
         decoding = Decoding(index, wanted, as_shown=as_shown)
-        with open_video(name, stream, threads=count, strict=strict) as (container, chosen):
+        with open_video(source, stream, threads=count, strict=strict) as (container, chosen):
             _check_memory(name, chosen, len(wanted))
+            decoding.pixel_aspect = pixel_aspect(chosen)
             decoding.run(container, chosen, seek=seek and index.seekable)
         if not decoding.missing and not (strict and decoding.troubles):
+            if (caution := decoding.colours.caution) is not None:
+                warnings.warn(f"{name}: {caution}", ColorWarning, stacklevel=4)
             # with one thread the count is the same each time
-            return decoding.frames(), max(decoding.troubles, complaints)
+            return DecodedFrames(decoding.frames(), max(decoding.troubles, complaints), decoding.pixel_aspect)
         complaints = 0 if seek else decoding.troubles
     raise decoding.error(name)
+
+
+class DecodedFrames(NamedTuple):
+    """What decoding gave.
+
+    Args:
+        frames: (n, H, W, 3) uint8 RGB.
+        troubles: how many times the decoder reported damage.
+        pixel_aspect: width of a pixel of ``frames`` over its height.
+    """
+
+    frames: np.ndarray
+    troubles: int
+    pixel_aspect: Fraction
 
 
 class Decoding:
@@ -83,6 +106,9 @@ class Decoding:
         self.index = index
         self.as_shown = as_shown
         self.troubles = 0
+        self.colours = Colours()
+        #: width of a pixel of the frames over its height
+        self.pixel_aspect = Fraction(1)
         self._failure: str | None = None
         self._rgb = _RgbReader()
         self._unique, self._places = np.unique(wanted, return_inverse=True)
@@ -181,7 +207,12 @@ class Decoding:
             return
         pixels = self._rgb(frame)
         if self.as_shown:
-            pixels = upright(pixels, *orientation(frame))
+            turns, mirrored = orientation(frame)
+            pixels = upright(pixels, turns, mirrored)
+            if self._pixels is None and turns % 2:
+                self.pixel_aspect = 1 / self.pixel_aspect
+        if self._pixels is None:
+            self.colours = Colours.of(frame)
         if self._pixels is None:
             self._pixels = np.empty((len(self._unique), *pixels.shape), np.uint8)
         if pixels.shape != self._pixels.shape[1:]:
@@ -205,7 +236,13 @@ class _RgbReader:
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: Any) -> np.ndarray:
-        rgb = self._reformatter.reformat(frame, format="rgb24", threads=1)
+        try:
+            rgb = self._reformatter.reformat(frame, format="rgb24", threads=1)
+        except FFmpegError as error:
+            raise DecodeError(
+                f"FFmpeg cannot convert its {frame.format.name} frames with the matrix {Colours.of(frame).matrix} to "
+                f"RGB ({error.strerror}): convert the video to another format first"
+            ) from error
         plane: Any = rgb.planes[0]
         rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: rgb.height, : 3 * rgb.width]
         return rows.reshape(rgb.height, rgb.width, 3)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 
 from vivit_lab.errors import InputError
 from vivit_lab.video.clip import Clip
 from vivit_lab.video.index import load_index
 from vivit_lab.video.read import Processor, read_frames
+from vivit_lab.video.source import Source
 
 __all__ = ["read_views", "temporal_views"]
 
@@ -42,7 +41,7 @@ def temporal_views(start: int, stop: int, frames: int, stride: int, views: int) 
 
 
 def read_views(
-    path: str | os.PathLike[str],
+    path: Source,
     num_frames: int,
     stride: int = 2,
     views: int = 4,
@@ -54,7 +53,7 @@ def read_views(
     """Read windows spread evenly over a whole video, as the paper's inference does (4 of 32 frames at stride 2).
 
     Args:
-        path: a video file.
+        path: a video: the path of its file, its bytes, or a binary file object that can seek.
         num_frames: frames of a window.
         stride: distance of its frames.
         views: how many windows; see ``temporal_views``.
