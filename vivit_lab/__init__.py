@@ -42,6 +42,7 @@ _MODULES = {
     "bulk.results": "BulkResults",
     "bulk.sweep_results": "HeadSweepResults sweep_heads",
     "checkpoints.bundled": "bundled_clip_path bundled_model_path",
+    "checkpoints.checkpoint": "Checkpoint",
     "checkpoints.labels": "kinetics400_labels",
     "colormap": "Colormap get_colormap",
     "errors": (

@@ -40,6 +40,7 @@ from vivit_lab.bulk.sweep_results import HeadSweepResults as HeadSweepResults
 from vivit_lab.bulk.sweep_results import sweep_heads as sweep_heads
 from vivit_lab.checkpoints.bundled import bundled_clip_path as bundled_clip_path
 from vivit_lab.checkpoints.bundled import bundled_model_path as bundled_model_path
+from vivit_lab.checkpoints.checkpoint import Checkpoint as Checkpoint
 from vivit_lab.checkpoints.labels import kinetics400_labels as kinetics400_labels
 from vivit_lab.colormap import Colormap as Colormap
 from vivit_lab.colormap import get_colormap as get_colormap
@@ -224,6 +225,7 @@ __all__ = [
     "CausalTemporalScore",
     "CentreGaussian",
     "ChangedVideoWarning",
+    "Checkpoint",
     "CheckpointError",
     "CheckpointNotFoundError",
     "CheckpointWarning",
