@@ -48,15 +48,13 @@ def read_json(path: Path, keys: Iterable[str] = (), advice: str = "put back a co
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(value, dict):
-            raise ValueError(f"it holds a {type(value).__name__}, wanted an object")
-        digest = value.pop(_DIGEST, None)
-        if digest is not None and digest != _digest(value):
-            raise ValueError("it is not what was written")
-        if missing := [key for key in keys if key not in value]:
-            raise ValueError(f"it lacks {', '.join(missing)}")
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(f"{path} is damaged ({error}); {advice}") from error
+    digest = value.pop(_DIGEST, None) if isinstance(value, dict) else None
+    if not isinstance(value, dict) or (digest is not None and digest != _digest(value)):
+        raise DamagedFileError(f"{path} is damaged (it is not what was written); {advice}")
+    if missing := [key for key in keys if key not in value]:
+        raise DamagedFileError(f"{path} is damaged (it lacks {', '.join(missing)}); {advice}")
     return value
 
 

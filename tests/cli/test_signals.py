@@ -10,7 +10,7 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from tests.bulk.tiny_bulk import write_clips
+from tests.bulk.tiny_bulk import tiny_run, write_clips
 from vivit_lab.cli.app import main
 from vivit_lab.processes import Stopped, stopping_on_signals
 
@@ -108,8 +108,10 @@ def test_an_evaluation_leaves_nobody_behind(number, tmp_path):
 
 
 @each_signal(signal.SIGTERM)
-def test_rendering_leaves_nobody_behind(number, finished, tmp_path):
-    command = ["bulk", "render", finished.run.store.root, "--out", tmp_path / "page", "--zoom", 24, "--workers", 2]
+def test_rendering_leaves_nobody_behind(number, checkpoint, tmp_path):
+    clips = write_clips(tmp_path / "clips", 8)
+    tiny_run(checkpoint, clips, tmp_path / "run")
+    command = ["bulk", "render", tmp_path / "run", "--out", tmp_path / "page", "--zoom", 24, "--workers", 2]
     code, left = ended_by(number, command, workers(2), tmp_path)
     assert (code, left) == (128 + number, [])
 
