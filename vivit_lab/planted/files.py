@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 
-from vivit_lab.errors import InputError
+from vivit_lab.errors import DamagedFileError, InputError
 from vivit_lab.planted.clip import COUNTERFACTUALS, PlantedClip, planted_clip
 from vivit_lab.planted.config import LABELS, PlantedConfig
 from vivit_lab.planted.truth import mask_of_tokens, window_of_tokens
@@ -162,9 +164,9 @@ def write_planted(
     _write_csv(directory / "manifest.csv", rows, config)
     np.savez_compressed(directory / "masks.npz", **arrays)
     content = {"config": config.to_dict(), "labels": list(LABELS), "fps": fps, "clips": rows}
-    manifest = directory / "manifest.json"
-    manifest.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    return manifest
+    manifest, draft = directory / "manifest.json", directory / ".manifest.json.part"
+    draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return draft.replace(manifest)
 
 
 def read_planted(directory: str | os.PathLike[str]) -> list[PlantedFile]:
@@ -175,18 +177,29 @@ def read_planted(directory: str | os.PathLike[str]) -> list[PlantedFile]:
 
     Raises:
         InputError: the directory lacks a manifest, a mask or a movie, or its classes are not those of this version.
+        DamagedFileError: the manifest or the masks are cut off or altered.
     """
     directory = Path(directory)
     manifest, masks = directory / "manifest.json", directory / "masks.npz"
     for path in (manifest, masks):
         if not path.is_file():
             raise InputError(f"there is no {path}; wanted a directory that write_planted wrote to the end")
-    content = json.loads(manifest.read_text(encoding="utf-8"))
-    if content.get("labels") != list(LABELS):
-        raise InputError(f"the classes in {manifest} are {content.get('labels')}, wanted {list(LABELS)}")
-    with np.load(masks, allow_pickle=False) as stored:
-        packed = {name: stored[name] for name in stored.files}
-    rows, config = content["clips"], PlantedConfig(**content["config"])
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        labels, rows, config = content["labels"], content["clips"], PlantedConfig(**content["config"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedFileError(
+            f"{manifest} is damaged ({type(error).__name__}: {error}); write the set again into an empty directory"
+        ) from error
+    if labels != list(LABELS):
+        raise InputError(f"the classes in {manifest} are {labels}, wanted {list(LABELS)}")
+    try:
+        with np.load(masks, allow_pickle=False) as stored:
+            packed = {name: stored[name] for name in stored.files}
+    except (ValueError, OSError, EOFError, BadZipFile, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise DamagedFileError(f"{masks} is damaged ({error}); write the set again into an empty directory") from error
     lost = [row["path"] for row in rows if row["path"] not in packed or not (directory / row["path"]).is_file()]
     if lost:
         raise InputError(f"{len(lost)} of {len(rows)} movies in {manifest} have no file or mask, such as {lost[0]}")

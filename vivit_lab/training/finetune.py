@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vivit_lab.errors import ConfigError, InputError
+from vivit_lab.errors import ConfigError, DamagedFileError, InputError
 from vivit_lab.model.auto import load_model
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.processing.processor import VivitImageProcessor
@@ -206,7 +206,13 @@ def _write_down(
     newest = RunFiles(out, config).newest(resume=resume)
     path = out / "finetune.json"
     if newest is not None and path.is_file():
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            stored = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise DamagedFileError(
+                f"{path} is damaged ({error}), so nobody knows which settings the run had; put back a copy of it, "
+                "or name another directory"
+            ) from error
         if different := [name for name in settings if stored.get(name) != json.loads(json.dumps(settings[name]))]:
             raise ConfigError(
                 f"the run in {out} cannot continue: other {', '.join(different)} than then; name another directory"
