@@ -194,7 +194,7 @@ def read_planted(directory: str | os.PathLike[str]) -> list[PlantedFile]:
     if labels != list(LABELS):
         raise InputError(f"the classes in {manifest} are {labels}, wanted {list(LABELS)}")
     try:
-        with np.load(masks, allow_pickle=False) as stored:
+        with masks.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             packed = {name: stored[name] for name in stored.files}
     except (ValueError, OSError, EOFError, BadZipFile, zlib.error) as error:
         if isinstance(error, OSError) and error.errno is not None:
