@@ -156,6 +156,12 @@ def test_a_continued_run_must_be_the_same_run(pair, folders, tmp_path):
     with pytest.raises(DamagedFileError, match=r"finetune\.json is damaged .* put back a copy of it"):
         finetune(*pair, folders, tmp_path, resume=True, **settings)
     settings_file.write_text(kept)
+    video = fewer[0].path
+    content = video.read_bytes()
+    video.write_bytes(content + bytes(1))
+    with pytest.raises(ConfigError, match=rf"1 videos have changed since it began: {video}; put the old ones back"):
+        finetune(*pair, folders, tmp_path, resume=True, **settings)
+    video.write_bytes(content)
     again = finetune(*pair, folders, tmp_path, resume=True, **settings)
     assert again.training.steps == 4
     assert json.loads((tmp_path / "finetune.json").read_text())["classes"] == list(CLASSES)
