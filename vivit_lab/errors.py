@@ -25,6 +25,8 @@ Each error is also the built-in it specialises, so ``except ValueError`` keeps w
     ├── SkippedClipWarning                    a labelled clip cannot be read, and was left out of training
     ├── DoubleNormalizationWarning            a processor configuration normalises twice
     ├── CheckpointWarning                     a checkpoint loaded, but not all of the model came from it
+    ├── PrecisionWarning                      half precision left too few digits in a result
+    ├── ResizedPositionsWarning               a clip of another size than the model was trained on
     └── DecodeWarning                         the decoder repaired damage; pixels may be wrong
 """
 
@@ -44,6 +46,8 @@ __all__ = [
     "MissingExtraError",
     "NotAVideoError",
     "OutOfMemoryBudgetError",
+    "PrecisionWarning",
+    "ResizedPositionsWarning",
     "ShortClipWarning",
     "SkippedClipWarning",
     "StorageError",
@@ -141,6 +145,14 @@ class DoubleNormalizationWarning(VivitLabWarning):
 
 class CheckpointWarning(VivitLabWarning):
     """A checkpoint was loaded, but not every tensor of the model came from it."""
+
+
+class PrecisionWarning(VivitLabWarning):
+    """A result is a small difference of numbers in half precision, so that few or none of its digits are right."""
+
+
+class ResizedPositionsWarning(VivitLabWarning):
+    """A clip has another size or length than the model was trained on, so its positions were resized."""
 
 
 class DecodeWarning(VivitLabWarning):

@@ -47,7 +47,7 @@ class AttCAT:
         target: TargetLike = None,
         *,
         head_mask: Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
+        interpolate_pos_encoding: bool | None = None,
     ) -> AttributionMap:
         """Explain a batch of clips.
 
@@ -57,7 +57,7 @@ class AttCAT:
             target: a class, a ``Target`` or a function of the output; None for each clip's predicted class; not with a
                 record, which has its own.
             head_mask: as for the model's forward; not with a record.
-            interpolate_pos_encoding: as for the model's forward; not with a record.
+            interpolate_pos_encoding: whether clips of another size are taken; None is yes, and says so; not with a record.
 
         Returns:
             A signed map, in units of the target.

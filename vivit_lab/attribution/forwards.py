@@ -40,7 +40,7 @@ class Problem:
         target: what is explained.
         scores: (batch,) float32, the target's value for the clean clips.
         head_mask: (layers, batch or 1, heads, 1, 1), or None.
-        interpolate_pos_encoding: as for the model's forward.
+        interpolate_pos_encoding: whether clips of another size are taken; None is yes, and says so once.
     """
 
     model: VivitModel | VivitForVideoClassification
@@ -50,7 +50,7 @@ class Problem:
     target: BoundTarget
     scores: Tensor
     head_mask: Tensor | None
-    interpolate_pos_encoding: bool
+    interpolate_pos_encoding: bool | None
 
     @classmethod
     def of(
@@ -60,7 +60,7 @@ class Problem:
         target: TargetLike,
         *,
         head_mask: Tensor | None,
-        interpolate_pos_encoding: bool,
+        interpolate_pos_encoding: bool | None,
         default: type[Any] = ClassLogit,
     ) -> Problem:
         """Run the clean clips once, which fixes the target.
@@ -70,7 +70,7 @@ class Problem:
             pixel_values: the clips.
             target: see ``bind_target``.
             head_mask: as for the model's forward.
-            interpolate_pos_encoding: as for the model's forward.
+            interpolate_pos_encoding: whether clips of another size are taken; None is yes, and says so once.
             default: what a bare class means.
 
         Raises:
@@ -141,7 +141,7 @@ class Problem:
         )
 
 
-def _forward(model: Any, pixels: Tensor, mask: Tensor | None, interpolate: bool) -> Any:
+def _forward(model: Any, pixels: Tensor, mask: Tensor | None, interpolate: bool | None) -> Any:
     """Return the output without patterns or states, whatever the checkpoint's configuration asks for."""
     return model.outputs_of(model.encode(pixels, mask, False, False, interpolate))
 

@@ -105,7 +105,7 @@ class ClipStage:
             return None
         everything = self.job.hidden_states == "cls"
         with evaluating(self.model), torch.no_grad():
-            encoded = self.model.encode(pixels, None, False, everything)
+            encoded = self.model.encode(pixels, None, False, everything, None)
         states = encoded.hidden_states
         if not everything or states is None:
             return encoded.last_hidden_state.half().cpu()

@@ -92,7 +92,7 @@ class SingleHeadAblation:
                     others = source.batch(drawn[batch.places].tolist())
                     made = Replacements("mean", cached(model, others.pixel_values, names, {}))  # a row for each clip
                 with quiet(model):
-                    clean = model(batch.pixel_values.to(model.device))
+                    clean = model(batch.pixel_values.to(model.device), interpolate_pos_encoding=None)
                     measured = bind_measure(self.target, clean, batch, model)
                     before = measured.bound(clean).float()
                 changes = before.new_zeros(len(batch), len(names), model.config.num_attention_heads)

@@ -12,7 +12,7 @@ from torch import Tensor
 from vivit_lab.errors import InputError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.hooks.axial import AxialRecord
-from vivit_lab.hooks.inputs import as_pixel_values
+from vivit_lab.hooks.inputs import Pixels, as_pixel_values
 from vivit_lab.hooks.record import AttentionRecord
 from vivit_lab.hooks.switched import Switch
 from vivit_lab.model.activation_cache import run_provenance
@@ -28,11 +28,11 @@ _TRAINING = Switch("training")
 
 def record_attention(
     model: VivitModel | VivitForVideoClassification,
-    pixel_values: Tensor | Clip | Sequence[Clip],
+    pixel_values: Tensor | Clip | Sequence[Clip] | Pixels,
     *,
     layers: Sequence[int] | None = None,
     head_mask: Tensor | None = None,
-    interpolate_pos_encoding: bool = False,
+    interpolate_pos_encoding: bool | None = None,
 ) -> AttentionRecord:
     """Run one forward pass, in evaluation mode and without gradients, and keep what attention is made of.
 
@@ -44,7 +44,7 @@ def record_attention(
         pixel_values: (batch, frames, channels, height, width), or prepared clips.
         layers: which layers to keep; all by default.
         head_mask: as for the model's forward.
-        interpolate_pos_encoding: as for the model's forward.
+        interpolate_pos_encoding: whether clips of another size are taken; None is yes, and says so once.
 
     Returns:
         The record. Memory: 2·tokens·d_model a layer and clip (19 MB for ViViT-B in float32).

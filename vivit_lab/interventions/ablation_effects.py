@@ -27,7 +27,7 @@ from vivit_lab.video.clip import Clip
 __all__ = ["AblationEffects", "CausalTemporalScore"]
 
 Inputs = Tensor | Clip | Sequence[Clip]
-_FORWARD = {"output_attentions": False, "output_hidden_states": False}
+_FORWARD = {"output_attentions": False, "output_hidden_states": False, "interpolate_pos_encoding": None}
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class AblationEffects:
             GridError: a slab or region does not fit the grid.
         """
         pixels = as_pixel_values(clips).values
-        grid = model.grid_of(pixels)
+        grid = model.grid_of(pixels, None)
         dims, labels, sites = sites_of(
             model, grid, self.at, layers=self.layers, heads=self.heads, slabs=self.slabs, regions=self.regions
         )

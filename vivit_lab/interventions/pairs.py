@@ -58,7 +58,7 @@ class Pairs:
         target: TargetLike,
         *,
         batch_size: int,
-        interpolate_pos_encoding: bool,
+        interpolate_pos_encoding: bool | None,
     ) -> Pairs:
         """Run both sides once.
 

@@ -123,7 +123,7 @@ class VivitPreTrainedModel(PretrainedMixin, HookedMixin, nn.Module):
         """Keep activations again."""
         self.gradient_checkpointing = False
 
-    def grid_of(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> TokenGrid:
+    def grid_of(self, pixel_values: Tensor, interpolate_pos_encoding: bool | None = False) -> TokenGrid:
         """Return the token grid of a batch (batch, frames, channels, height, width), or raise what is wrong with it."""
         return self.embed.grid_of(pixel_values, interpolate_pos_encoding)
 
@@ -151,7 +151,7 @@ class VivitPreTrainedModel(PretrainedMixin, HookedMixin, nn.Module):
         head_mask: Tensor | None,
         output_attentions: bool | Sequence[int] | None = None,
         output_hidden_states: bool | None = None,
-        interpolate_pos_encoding: bool = False,
+        interpolate_pos_encoding: bool | None = False,
         collect: Callable[[int, AttentionParts], None] | None = None,
     ) -> Encoded:
         """Run embeddings, blocks and final LayerNorm.
@@ -239,7 +239,7 @@ class VivitPreTrainedModel(PretrainedMixin, HookedMixin, nn.Module):
         self,
         inputs: Tensor,
         head_mask: Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
+        interpolate_pos_encoding: bool | None = False,
         *,
         start_at_layer: int | None = None,
         stop_at_layer: int | None = None,

@@ -24,7 +24,10 @@ class Prepared(Protocol):
 
 
 def predict_views(
-    model: VivitForVideoClassification, views: Tensor | Sequence[Prepared], *, interpolate_pos_encoding: bool = False
+    model: VivitForVideoClassification,
+    views: Tensor | Sequence[Prepared],
+    *,
+    interpolate_pos_encoding: bool | None = None,
 ) -> Tensor:
     """Return the mean of the logits of several views, without gradients (Arnab et al. 2021, section 4.1).
 
@@ -32,7 +35,7 @@ def predict_views(
         model: a classifier, used as it is: put it into evaluation mode.
         views: (view, frame, channel, height, width) or (batch, view, frame, channel, height, width), or the prepared
             clips of one video, such as ``read_views`` gives.
-        interpolate_pos_encoding: as for the model's forward.
+        interpolate_pos_encoding: whether clips of another size are taken; None is yes, and says so once.
 
     Returns:
         (num_labels,) logits, or (batch, num_labels).
