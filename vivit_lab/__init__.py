@@ -47,7 +47,8 @@ _MODULES = {
     "errors": (
         "BackendError BundledDataError CheckpointError CheckpointNotFoundError CheckpointWarning ConfigError "
         "DecodeError DecodeWarning DoubleNormalizationWarning GridError InputError KeyMismatchError "
-        "MissingExtraError NotAVideoError OutOfMemoryBudgetError ShortClipWarning SkippedClipWarning "
+        "MissingExtraError NotAVideoError OutOfMemoryBudgetError PrecisionWarning ResizedPositionsWarning "
+        "ShortClipWarning SkippedClipWarning "
         "StorageError UnsafeCheckpointError VideoError VideoNotFoundError VivitLabError VivitLabWarning"
     ),
     "evaluation": "all_methods open_data stored_report write_report",

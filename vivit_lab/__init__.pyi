@@ -58,6 +58,8 @@ from vivit_lab.errors import KeyMismatchError as KeyMismatchError
 from vivit_lab.errors import MissingExtraError as MissingExtraError
 from vivit_lab.errors import NotAVideoError as NotAVideoError
 from vivit_lab.errors import OutOfMemoryBudgetError as OutOfMemoryBudgetError
+from vivit_lab.errors import PrecisionWarning as PrecisionWarning
+from vivit_lab.errors import ResizedPositionsWarning as ResizedPositionsWarning
 from vivit_lab.errors import ShortClipWarning as ShortClipWarning
 from vivit_lab.errors import SkippedClipWarning as SkippedClipWarning
 from vivit_lab.errors import StorageError as StorageError

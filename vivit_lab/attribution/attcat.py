@@ -57,7 +57,7 @@ class AttCAT:
             target: a class, a ``Target`` or a function of the output; None for each clip's predicted class; not with a
                 record, which has its own.
             head_mask: as for the model's forward; not with a record.
-            interpolate_pos_encoding: whether clips of another size are taken; None is yes, and says so; not with a record.
+            interpolate_pos_encoding: whether clips of another size are taken; None says so once. Not with a record.
 
         Returns:
             A signed map, in units of the target.

@@ -75,7 +75,7 @@ class CheferRelevance:
                 record, which has its own.
             queries: sequence indices whose rows of R are averaged; CLS by default, where classifiers read.
             head_mask: as for the model's forward; not with a record.
-            interpolate_pos_encoding: whether clips of another size are taken; None is yes, and says so; not with a record.
+            interpolate_pos_encoding: whether clips of another size are taken; None says so once. Not with a record.
 
         Returns:
             A map of nonnegative relevance, in units of the target.

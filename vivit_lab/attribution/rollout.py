@@ -91,7 +91,7 @@ class AttentionRollout:
             queries: sequence indices whose rollouts are averaged (``grid.token(t, y, x)``); CLS by default, all tokens
                 where there is no CLS.
             head_mask: as for the model's forward; not with a record.
-            interpolate_pos_encoding: whether clips of another size are taken; None is yes, and says so; not with a record.
+            interpolate_pos_encoding: whether clips of another size are taken; None says so once. Not with a record.
 
         Returns:
             A map whose values sum to 1 together with the CLS entry (``cls_share``). A row that is left with no weight

@@ -258,7 +258,9 @@ def read_json(path: Path) -> dict[str, Any]:
     _refuse_pointer(path)
     try:
         contents = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise CheckpointError(f"{path} nests its brackets too deeply to be a checkpoint's; fetch it again") from error
+    except ValueError as error:  # no JSON, no UTF-8, or a number of thousands of digits
         raise CheckpointError(f"{path} is not JSON: {error}") from error
     if not isinstance(contents, dict):
         raise CheckpointError(f"{path} holds a JSON {type(contents).__name__}; wanted an object")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -39,6 +40,23 @@ class Encoded(NamedTuple):
     grid: TokenGrid | None = None
 
 
+def _require_room(config: VivitConfig) -> None:
+    """Refuse a model whose parameters would not fit, before any of them is made."""
+    device, width, grid = torch.empty(0).device, config.hidden_size, config.grid
+    places = grid.t + grid.h * grid.w if config.variant == "factorized_encoder" else grid.num_tubelets
+    tubelet = config.num_channels * math.prod(config.tubelet_size)
+    mlps = config.num_hidden_layers
+    mlps += config.num_temporal_layers if config.variant == "factorized_encoder" else 0
+    count = width * (places + tubelet + 4 * config.num_attention_layers * width + 2 * mlps * config.intermediate_size)
+    require_bytes(
+        count * torch.get_default_dtype().itemsize,
+        device,
+        f"a model of about {count:,} parameters (hidden_size={width}, {config.num_hidden_layers} layers, "
+        f"{config.num_frames} frames of {config.image_size}² pixels)",
+        "correct these sizes of its configuration",
+    )
+
+
 class VivitPreTrainedModel(PretrainedMixin, HookedMixin, nn.Module):
     """Backbone that ``VivitModel`` and ``VivitForVideoClassification`` share; module paths are the hook names.
 
@@ -48,6 +66,7 @@ class VivitPreTrainedModel(PretrainedMixin, HookedMixin, nn.Module):
 
     def __init__(self, config: VivitConfig) -> None:
         super().__init__()
+        _require_room(config)
         self.config = config
         self.gradient_checkpointing = False
         self._checkpoint_options: dict[str, Any] = {"use_reentrant": False}

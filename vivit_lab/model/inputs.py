@@ -10,13 +10,13 @@ from vivit_lab.errors import InputError
 __all__ = ["LARGEST_PIXEL", "check_pixels", "has_values"]
 
 LARGEST_PIXEL = 20.0
-"""Normalised pixels lie well within ±20: (pixel - mean) / std reaches 1 / std, and no processor in use has std < 0.05."""
+"""Normalised pixels lie within ±20: (pixel - mean) / std reaches 1 / std, and no processor in use has std < 0.05."""
 
 _AXES = ("clip", "frame", "channel", "row", "column")
 
 
 def has_values(tensor: Tensor) -> bool:
-    """Whether a tensor's numbers can be read now: it is not fake, and no graph is being traced, compiled or captured."""
+    """Whether a tensor's numbers can be read now: it is not fake, and no graph is being made of the pass."""
     from torch._subclasses.fake_tensor import FakeTensor
 
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or tensor.is_meta or isinstance(tensor, FakeTensor):

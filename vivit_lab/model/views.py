@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vivit_lab.errors import InputError
 from vivit_lab.model.classifier import VivitForVideoClassification
+from vivit_lab.model.inputs import check_pixels
 
 __all__ = ["Prepared", "mean_logits", "predict_views"]
 
@@ -46,6 +47,7 @@ def predict_views(
     Example:
         >>> logits = predict_views(model, read_views("abseiling.mp4", 32, processor=processor))
     """
+    are_clips = not isinstance(views, Tensor)
     if not isinstance(views, Tensor):
         pixels = [clip.pixel_values for clip in views if clip.pixel_values is not None]
         if not pixels or len(pixels) < len(views):
@@ -56,6 +58,7 @@ def predict_views(
             "views must be (view, frame, channel, height, width), with a batch in front if there is one, got "
             f"{tuple(views.shape)}"
         )
+    check_pixels(views, "views", normalised=are_clips)
     batch = views if views.ndim == 6 else views.unsqueeze(0)
     with torch.no_grad():
         logits = mean_logits(model, batch.to(model.device), interpolate_pos_encoding=interpolate_pos_encoding)

@@ -28,6 +28,8 @@ def read_config(source: str | os.PathLike[str], **place: Any) -> dict[str, Any]:
     path = _find(source, **place)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ConfigError(f"{path} nests its brackets too deeply to be a processor's configuration") from error
     except ValueError as error:
         raise ConfigError(f"{path} is not a JSON file: {error}") from error
     if isinstance(config, dict):
