@@ -48,7 +48,7 @@ _FOREIGN = {
 # wrong number from filling the memory or the day before anything else notices it.
 _LARGEST = {
     "image_size": 2**15, "num_frames": 2**17, "num_channels": 2**12, "hidden_size": 2**17, "num_hidden_layers": 1000,
-    "num_attention_heads": 2**13, "intermediate_size": 2**20, "num_temporal_layers": 1000, "num_labels": 2**24,
+    "num_attention_heads": 2**13, "intermediate_size": 2**20, "num_temporal_layers": 1000, "num_labels": 2**20,
 }  # fmt: skip
 
 _VARIANT_NAMES = {"variant", "classifier", *VARIANT_FIELDS}
@@ -150,15 +150,13 @@ class VivitConfig:
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-                raise ConfigError(f"{name} must be a finite number, 0 or more, got {value!r}")
-            if name == "initializer_range" and value > 1000:
-                raise ConfigError(f"initializer_range={value} would overflow the weights; 0.02 is usual")
+                raise ConfigError(f"{name} must be a number, 0 or more, and finite, got {value!r}")
+            if value > 1000:
+                raise ConfigError(f"{name} is larger than any model could have; wanted at most 1000")
             if name.endswith("_prob") and value >= 1:
                 raise ConfigError(f"{name} must lie in [0, 1), got {value}")
         if not self.layer_norm_eps > 0:
-            raise ConfigError(
-                f"layer_norm_eps must be greater than 0, or even tokens give NaN; got {self.layer_norm_eps}"
-            )
+            raise ConfigError("layer_norm_eps must be greater than 0, or a constant token gives NaN; got 0")
         for name in ("qkv_bias", "spatial_only_baseline"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} must be True or False, got {getattr(self, name)!r}")
@@ -200,7 +198,7 @@ class VivitConfig:
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise ConfigError(f"num_labels must be 0 or a positive integer, got {count!r:.100}")
         if count > _LARGEST["num_labels"]:
-            raise ConfigError(f"num_labels={count} is larger than any model could have; wanted at most {2**24}")
+            raise ConfigError(f"num_labels={count} is larger than any model could have; wanted at most {2**20}")
         object.__setattr__(self, "num_labels", count)
         object.__setattr__(self, "id2label", names or {index: f"LABEL_{index}" for index in range(count)})
         groups = self.label_groups
@@ -280,9 +278,8 @@ class VivitConfig:
         kind = values.pop("model_type", "vivit")
         if kind not in ("vivit", _OWN_TYPE):
             raise ConfigError(f"wanted a ViViT's config.json (model_type 'vivit'), got {kind!r}")
-        pruned = dict(
-            _numbered("pruned_heads", values.pop("pruned_heads", None) or {}, "layer → list of heads", _heads)
-        )
+        written = values.pop("pruned_heads", None) or {}
+        pruned = dict(_numbered("pruned_heads", written, "layer → list of heads", _heads))
         heads = values.get("num_attention_heads", cls.num_attention_heads)
         constant = values.pop(_CONSTANT, ())  # layers written with a head of zeros, which transformers wants
         if constant:
@@ -306,7 +303,7 @@ class VivitConfig:
         if isinstance(values.get("image_size"), (list, tuple)):
             sides = values["image_size"]
             if len(sides) != 2 or sides[0] != sides[1]:
-                raise ConfigError(f"image_size must be one number, or two equal ones, got {sides!r:.100}")
+                raise ConfigError(f"image_size must be square, one number or two equal ones, got {sides!r:.100}")
             values["image_size"] = sides[0]
         if values.get("id2label"):
             values.pop("num_labels", None)  # transformers derives it from the names

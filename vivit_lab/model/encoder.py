@@ -47,7 +47,8 @@ def _require_room(config: VivitConfig) -> None:
     tubelet = config.num_channels * math.prod(config.tubelet_size)
     mlps = config.num_hidden_layers
     mlps += config.num_temporal_layers if config.variant == "factorized_encoder" else 0
-    count = width * (places + tubelet + 4 * config.num_attention_layers * width + 2 * mlps * config.intermediate_size)
+    layers = 4 * config.num_attention_layers * width + 2 * mlps * config.intermediate_size
+    count = width * (places + tubelet + layers + (config.num_labels or 0))
     require_bytes(
         count * torch.get_default_dtype().itemsize,
         device,

@@ -142,10 +142,10 @@ def check_frames(frames: Frames, name: str, *, levels: bool) -> None:
     for number, frame in enumerate(frames):
         if isinstance(frame, Image.Image) or frame.dtype in (np.uint8, torch.uint8):
             continue
-        pixels = frame.detach() if isinstance(frame, torch.Tensor) else torch.as_tensor(np.ascontiguousarray(frame))
-        if not pixels.numel() or pixels.is_complex():
-            continue
-        low, high = (float(end) for end in (pixels.min(), pixels.max()))
+        pixels = np.asarray(frame.detach().cpu().double()) if isinstance(frame, torch.Tensor) else frame
+        if not pixels.size or pixels.dtype.kind not in "buif":
+            continue  # refused for that
+        low, high = float(pixels.min()), float(pixels.max())
         if not (-math.inf < low and high < math.inf):
             value = next(end for end in (low, high) if not math.isfinite(end))
             raise InputError(f"frame {number} of {name} holds {value}; pixels must be finite numbers")

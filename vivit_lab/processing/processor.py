@@ -136,7 +136,7 @@ class VivitImageProcessor(ProcessorOptions):
         output_layout = check_layout("data_format", data_format)
         clips = read_clips(videos, input_layout)
         processor.check_usable()
-        for number, (clip, _) in enumerate(clips):
+        for number, (clip, _) in enumerate(() if processor.do_resize else clips):  # a resize refuses more itself
             check_frames(clip, f"clip {number}" if len(clips) > 1 else "the clip", levels=processor.do_rescale)
         if processor.normalizes_twice:
             low, high = processor.value_range
