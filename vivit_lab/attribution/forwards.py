@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +17,14 @@ from vivit_lab.attribution.reading import parameters_of
 from vivit_lab.errors import InputError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.hooks.inputs import Pixels, as_pixel_values
+from vivit_lab.hooks.precision import half_dtype
+from vivit_lab.hooks.record import full_precision
 from vivit_lab.hooks.recorder import evaluating, record_provenance
 from vivit_lab.hooks.targets import BoundTarget, ClassLogit, TargetLike, bind_target
 from vivit_lab.hooks.values import frozen
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.encoder import expand_head_mask
+from vivit_lab.model.outputs import VideoClassifierOutput
 from vivit_lab.video.clip import Clip
 
 __all__ = ["Problem", "baseline_pixels", "check_baseline", "check_positive", "tubelet_sum"]
@@ -143,7 +147,14 @@ class Problem:
 
 def _forward(model: Any, pixels: Tensor, mask: Tensor | None, interpolate: bool | None) -> Any:
     """Return the output without patterns or states, whatever the checkpoint's configuration asks for."""
-    return model.outputs_of(model.encode(pixels, mask, False, False, interpolate))
+    encoded = model.encode(pixels, mask, False, False, interpolate)
+    if half_dtype(model) is None or not isinstance(model, VivitForVideoClassification):
+        return model.outputs_of(encoded)
+    # The last product in float32: methods subtract nearly equal logits, and rounding those to half precision was the
+    # largest part of the error of their differences in float16.
+    with full_precision(model.device):
+        logits = deepcopy(model.classifier).float()(model.summary_of(encoded).float())
+    return VideoClassifierOutput(None, logits, encoded.hidden_states, encoded.attentions)
 
 
 def tubelet_sum(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vivit_lab.errors import InputError
 from vivit_lab.hooks.inputs import as_pixel_values
+from vivit_lab.hooks.precision import warn_of_differences
 from vivit_lab.hooks.recorder import record_provenance
 from vivit_lab.hooks.targets import TargetLike
 from vivit_lab.interventions.ablation import MODES, OVER, Replacements, partners, replacements
@@ -111,6 +112,7 @@ class AblationEffects:
                     change = bound(output, range(rows.start, rows.stop)).float() - scores[rows]
                     fill(effect, rows, site, change)
                     bar.update()
+        warn_of_differences(model, type(self).__name__, effect, scores)
         return EffectTable(
             effect,
             dims,

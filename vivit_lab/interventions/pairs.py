@@ -12,6 +12,7 @@ from torch import Tensor
 from vivit_lab.errors import InputError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.hooks.inputs import as_pixel_values
+from vivit_lab.hooks.precision import warn_of_differences
 from vivit_lab.hooks.recorder import record_provenance
 from vivit_lab.hooks.targets import BoundTarget, TargetLike, bind_target
 from vivit_lab.hooks.values import without_graph
@@ -101,6 +102,9 @@ class Pairs:
         self, method: Any, effect: Tensor, dims: tuple[str, ...], labels: dict[str, list[str]], direction: str
     ) -> PatchingResult:
         """Return effects (pair, *dims) as a result."""
+        warn_of_differences(
+            self.model, type(method).__name__, effect, self.clean_scores.abs().maximum(self.corrupt_scores.abs())
+        )
         base = "corrupt" if direction == "denoising" else "clean"
         return PatchingResult(
             effect,

@@ -150,7 +150,7 @@ class VivitConfig:
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-                raise ConfigError(f"{name} must be a number, 0 or more, and finite, got {value!r}")
+                raise ConfigError(f"{name} must be a number, 0 or more, got {value!r:.100}")
             if value > 1000:
                 raise ConfigError(f"{name} is larger than any model could have; wanted at most 1000")
             if name.endswith("_prob") and value >= 1:
