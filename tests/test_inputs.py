@@ -1,4 +1,4 @@
-"""What must not come in: NaN, infinities, unnormalised pixels, masks outside [0, 1], bools as indices; and any size of clip."""
+"""What must not come in (NaN, unnormalised pixels, masks outside [0, 1], bools as indices), and clips of any size."""
 
 import copy
 import json
@@ -21,7 +21,7 @@ from vivit_lab.errors import (
     ResizedPositionsWarning,
 )
 from vivit_lab.grid import TokenGrid
-from vivit_lab.heads.ablation import HeadAblation
+from vivit_lab.heads.ablation import SingleHeadAblation
 from vivit_lab.hooks.gradients import record_gradients
 from vivit_lab.hooks.logit_lens import logit_lens
 from vivit_lab.hooks.recorder import record_attention
@@ -71,7 +71,7 @@ ENTRIES = {
     "intervention": lambda model, pixels: ablate(model, heads=[(0, 1)])(pixels),
     "effects": lambda model, pixels: lab.AblationEffects(mode="zero", progress=False)(model, pixels),
     "perturbation": lambda model, pixels: lab.RandomMap()(model, pixels),
-    "heads": lambda model, pixels: HeadAblation(mode="zero")(model, pixels, progress=False),
+    "heads": lambda model, pixels: SingleHeadAblation(mode="zero")(model, pixels, progress=False),
     "head statistics": lambda model, pixels: lab.head_statistics(model, pixels, progress=False),
     "views": lab.predict_views,
     **{name: (lambda model, pixels, kind=kind: kind()(model, pixels)) for name, kind in METHODS.items()},
@@ -218,7 +218,7 @@ def test_weights_that_a_dtype_cannot_hold_are_refused(tmp_path, model):
     tensors = load_file(path)
     tensors["classifier.weight"][0, 0] = 1e5
     save_file(tensors, path, metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match="reaches 1e\\+05, which torch.float16 cannot hold"):
+    with pytest.raises(CheckpointError, match=r"reaches 1e\+05, which torch.float16 cannot hold"):
         lab.VivitForVideoClassification.from_pretrained(tmp_path, dtype="float16")
 
 
@@ -265,8 +265,9 @@ def test_each_method_explains_a_longer_rectangular_clip(variant):
         try:
             small = kind()(model, clip_of())
         except InputError as error:
-            assert "needs" in str(error), name  # the method has no meaning for this variant
-            continue
+            if "needs" not in str(error):
+                raise
+            continue  # the method has no meaning for this variant
         heat = kind()(model, pixels)
         assert heat.grid.shape == (3, 4, 3)
         assert heat.relevance.shape == (1, 3, 4, 3)
@@ -307,7 +308,7 @@ def test_everything_that_takes_a_clip_takes_a_larger_one_and_says_so_once(varian
 def test_false_refuses_another_size_and_sizes_that_cannot_be_are_named(model):
     with pytest.raises(InputError, match="interpolate_pos_encoding=True"):
         record_attention(model, clip_of(*LARGER), interpolate_pos_encoding=False)
-    with pytest.raises(lab.GridError, match="height=40 is not a positive multiple .* use 32 or 48"):
+    with pytest.raises(lab.GridError, match=r"height=40 is not a positive multiple .* use 32 or 48"):
         record_attention(model, clip_of(4, 40, 32))
 
 
@@ -362,8 +363,8 @@ def test_attcat_and_ablations_in_bfloat16_are_warned_of(planted):
     assert max(error_of(heat.relevance, exact)) > 0.1
     with pytest.warns(PrecisionWarning, match="AblationEffects in bfloat16"):
         lab.AblationEffects(mode="zero", progress=False)(rough, pixels, [4, 7])
-    with pytest.warns(PrecisionWarning, match="HeadAblation of heads in bfloat16"):
-        HeadAblation(mode="zero")(rough, pixels, progress=False)
+    with pytest.warns(PrecisionWarning, match="SingleHeadAblation of heads in bfloat16"):
+        SingleHeadAblation(mode="zero")(rough, pixels, progress=False)
 
 
 def test_float32_is_never_warned_of(planted):

@@ -23,7 +23,8 @@ from vivit_lab.video.clip import Clip
 __all__ = ["AttCAT"]
 
 
-_ROUNDINGS = 2.0
+# rounding errors of a state and its gradient together, in units of eps: those of all layers add up in the gradient
+_ROUNDINGS = 4.0
 
 
 @dataclass(frozen=True)

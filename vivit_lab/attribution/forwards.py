@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -183,7 +184,8 @@ def check_baseline(baseline: float | str) -> None:
     Raises:
         InputError: it is not.
     """
-    if isinstance(baseline, bool) or not (isinstance(baseline, (int, float)) or baseline in _BASELINES):
+    number = isinstance(baseline, (int, float)) and not isinstance(baseline, bool) and math.isfinite(baseline)
+    if not number and baseline not in _BASELINES:
         raise InputError(f"baseline={baseline!r} is not known; give a number (a pixel value) or 'mean'")
 
 

@@ -18,6 +18,7 @@ from vivit_lab.hooks.inputs import as_pixel_values
 from vivit_lab.hooks.recorder import record_attention
 from vivit_lab.hooks.targets import TargetLike, bind_target
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.model.inputs import is_index
 from vivit_lab.progress import progress_bar
 from vivit_lab.video.clip import Clip
 
@@ -50,7 +51,7 @@ class TransitionAttentionMaps:
     steps: int = 20
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
+        if not is_index(self.steps) or self.steps < 1:
             raise InputError(f"steps must be positive, got {self.steps}")
 
     def __call__(

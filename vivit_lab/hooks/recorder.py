@@ -18,6 +18,7 @@ from vivit_lab.hooks.switched import Switch
 from vivit_lab.model.activation_cache import run_provenance
 from vivit_lab.model.attention import AttentionParts
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.model.inputs import is_index
 from vivit_lab.model.variants import layer_layouts
 from vivit_lab.video.clip import Clip
 
@@ -117,7 +118,7 @@ def check_layers(layers: Sequence[int] | None, count: int) -> list[int]:
     if layers is None:
         return list(range(count))
     chosen = list(layers) if isinstance(layers, (Sequence, range)) else []
-    if not chosen or any(not -count <= layer < count for layer in chosen):
+    if not chosen or any(not is_index(layer) or not -count <= layer < count for layer in chosen):
         raise InputError(f"layers must be a list of some of 0..{count - 1}, got {layers}")
     return sorted({layer % count for layer in chosen})
 

@@ -102,9 +102,8 @@ class Pairs:
         self, method: Any, effect: Tensor, dims: tuple[str, ...], labels: dict[str, list[str]], direction: str
     ) -> PatchingResult:
         """Return effects (pair, *dims) as a result."""
-        warn_of_differences(
-            self.model, type(method).__name__, effect, self.clean_scores.abs().maximum(self.corrupt_scores.abs())
-        )
+        scores = self.clean_scores.abs().maximum(self.corrupt_scores.abs())
+        warn_of_differences(self.model, type(method).__name__, effect, scores)
         base = "corrupt" if direction == "denoising" else "clean"
         return PatchingResult(
             effect,

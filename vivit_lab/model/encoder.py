@@ -23,6 +23,7 @@ from vivit_lab.model.head_mask import expand_head_mask
 from vivit_lab.model.hook_names import layer_index
 from vivit_lab.model.hook_point import has_hooks
 from vivit_lab.model.hooked import HookedMixin
+from vivit_lab.model.inputs import is_index
 from vivit_lab.model.layer_norm import LayerNorm
 from vivit_lab.model.pretrained import PretrainedMixin
 from vivit_lab.model.pruned import heads_left, keep_heads, present_heads
@@ -310,6 +311,8 @@ class VivitPreTrainedModel(PretrainedMixin, HookedMixin, nn.Module):
             return list(range(count)) if output_attentions else []
         try:
             layers = [operator.index(layer) for layer in output_attentions]
+            if not all(is_index(layer) for layer in output_attentions):
+                raise TypeError("True is no layer")
         except TypeError as error:
             raise InputError(
                 f"output_attentions is True, False or a list of layers, got {output_attentions!r}"

@@ -255,6 +255,7 @@ def _values(target: Any, output: Any, config: Any) -> Any:
     if (
         index.shape not in ((), (batch,))
         or index.is_floating_point()
+        or index.dtype == torch.bool
         or not 0 <= int(index.min()) <= int(index.max()) < classes
     ):
         raise InputError(

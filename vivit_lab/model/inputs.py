@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from vivit_lab.errors import InputError
 
-__all__ = ["LARGEST_PIXEL", "check_pixels", "has_values"]
+__all__ = ["LARGEST_PIXEL", "check_pixels", "has_values", "is_index"]
 
 LARGEST_PIXEL = 20.0
 """Normalised pixels lie within ±20: (pixel - mean) / std reaches 1 / std, and no processor in use has std < 0.05."""
 
 _AXES = ("clip", "frame", "channel", "row", "column")
+
+
+def is_index(value: Any) -> bool:
+    """Whether a value counts layers, heads, tokens or classes: an integer, and no bool, as ``True`` is not layer 1."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_))
 
 
 def has_values(tensor: Tensor) -> bool:
