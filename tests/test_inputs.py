@@ -97,12 +97,19 @@ def test_levels_that_were_never_normalised_are_refused(model, entry):
 def test_a_prepared_clip_may_have_any_range_but_no_nan(model):
     frames = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     plain = {"do_resize": False, "do_center_crop": False, "do_rescale": False, "offset": False, "do_normalize": False}
-    clip = VivitImageProcessor(**plain).prepare(Clip(frames, np.arange(4), np.arange(4) / 25))
+    clip = VivitImageProcessor(**plain).prepare(Clip(frames, np.arange(4) / 25, np.arange(4), fps=25.0, end=4 / 25))
     assert clip.pixel_values.max() > 200
     assert record_attention(model, clip).grid.shape == (2, 2, 2)
     clip.pixel_values[0, 0, 0, 0, 0] = torch.nan
     with pytest.raises(InputError, match="pixel_values of the clip holds nan"):
         record_attention(model, clip)
+
+
+@pytest.mark.parametrize("wrong", [{"seconds": np.array([0, np.nan])}, {"fps": float("inf")}, {"end": float("nan")}])
+def test_times_of_a_clip_must_be_finite(wrong):
+    known = {"seconds": np.array([0, 0.04]), "indices": np.arange(2), "fps": 25.0, "end": 0.08}
+    with pytest.raises(InputError, match="must be finite"):
+        Clip(np.zeros((2, 8, 8, 3), dtype=np.uint8), **{**known, **wrong})
 
 
 def test_the_plain_forward_is_left_alone(model):
@@ -297,6 +304,8 @@ def test_a_larger_clip_gives_what_positions_resized_by_hand_give(variant):
     "entry", ["record", "values", "gradients", "lens", "cache", "hooked run", "intervention", "heads", "views"]
 )
 def test_everything_that_takes_a_clip_takes_a_larger_one_and_says_so_once(variant, entry):
+    if (variant, entry) == ("factorized_encoder", "lens"):
+        pytest.skip("the streams of a factorised encoder's two kinds of layers are not one")
     model, pixels = make(variant), clip_of(*LARGER)
     with pytest.warns(ResizedPositionsWarning, match="said once for each size"):
         ENTRIES[entry](model, pixels)
@@ -317,7 +326,7 @@ def test_explorers_take_a_larger_clip():
     model = make()
     frames = np.random.default_rng(0).integers(0, 256, (6, 64, 48, 3), dtype=np.uint8)
     processor = VivitImageProcessor(do_resize=False, do_center_crop=False)
-    clip = processor.prepare(Clip(frames, np.arange(6), np.arange(6) / 25))
+    clip = processor.prepare(Clip(frames, np.arange(6) / 25, np.arange(6), fps=25.0, end=6 / 25))
     explorer = lab.ClipExplorer(model, clip, threaded=False)
     assert explorer.map.grid.shape == (3, 4, 3)
     heads = lab.HeadExplorer(model, clip, threaded=False)
@@ -364,7 +373,7 @@ def test_attcat_and_ablations_in_bfloat16_are_warned_of(planted):
     with pytest.warns(PrecisionWarning, match="AblationEffects in bfloat16"):
         lab.AblationEffects(mode="zero", progress=False)(rough, pixels, [4, 7])
     with pytest.warns(PrecisionWarning, match="SingleHeadAblation of heads in bfloat16"):
-        SingleHeadAblation(mode="zero")(rough, pixels, progress=False)
+        SingleHeadAblation(mode="zero", target=None)(rough, pixels, progress=False)
 
 
 def test_float32_is_never_warned_of(planted):

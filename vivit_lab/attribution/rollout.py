@@ -20,6 +20,7 @@ from vivit_lab.hooks.sequences import FusedRows
 from vivit_lab.hooks.targets import TargetLike
 from vivit_lab.memory import require_bytes
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.model.inputs import is_index
 from vivit_lab.video.clip import Clip
 
 __all__ = ["AttentionRollout", "drop_lowest", "drop_lowest_keys"]
@@ -103,7 +104,7 @@ class AttentionRollout:
         """
         refuse_target(self, target)
         count = model.num_layers if isinstance(model, AttentionRecord) else len(model.blocks)
-        if not -count <= self.start_layer < count:
+        if not is_index(self.start_layer) or not -count <= self.start_layer < count:
             raise InputError(f"start_layer={self.start_layer} is outside the model's layers 0..{count - 1}")
         layers = range(self.start_layer % count, count)
         forward = {"head_mask": head_mask, "interpolate_pos_encoding": interpolate_pos_encoding}

@@ -75,6 +75,9 @@ class _Keeper:
 def run_model(model: Any, inputs: tuple[Any, ...], forward: dict[str, Any], start: int | None, stop: int | None) -> Any:
     """Run a model, or some of its layers."""
     forward = {"interpolate_pos_encoding": None, **forward} if len(inputs) < 5 else forward
+    first = _first(inputs, forward)
+    if start is None and isinstance(first, Tensor) and first.device.type == "cpu":
+        check_pixels(first)  # not on an accelerator, which reading them would stop; many runs go through here
     if start is None and stop is None:
         return model(*inputs, **forward)
     if not inputs:
