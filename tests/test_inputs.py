@@ -325,7 +325,7 @@ def test_false_refuses_another_size_and_sizes_that_cannot_be_are_named(model):
 def test_explorers_take_a_larger_clip():
     model = make()
     frames = np.random.default_rng(0).integers(0, 256, (6, 64, 48, 3), dtype=np.uint8)
-    processor = VivitImageProcessor(do_resize=False, do_center_crop=False)
+    processor = VivitImageProcessor.trained_range(do_resize=False, do_center_crop=False)
     clip = processor.prepare(Clip(frames, np.arange(6) / 25, np.arange(6), fps=25.0, end=6 / 25))
     explorer = lab.ClipExplorer(model, clip, threaded=False)
     assert explorer.map.grid.shape == (3, 4, 3)

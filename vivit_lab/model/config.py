@@ -373,9 +373,7 @@ def _numbered(name: str, given: Any, form: str, convert: Callable[[Any], Any]) -
     entries = []
     for index, value in given.items():
         try:
-            if isinstance(index, bool) or isinstance(index, float):
-                raise TypeError
-            entries.append((int(index), convert(value)))
+            entries.append((int(str(index)), convert(value)))  # "True" and "1.5" are no numbers of classes
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{name} must be {form}, got {index!r:.100} → {value!r:.100}") from error
     return entries

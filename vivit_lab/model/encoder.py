@@ -311,13 +311,12 @@ class VivitPreTrainedModel(PretrainedMixin, HookedMixin, nn.Module):
             return list(range(count)) if output_attentions else []
         try:
             layers = [operator.index(layer) for layer in output_attentions]
-            if not all(is_index(layer) for layer in output_attentions):
-                raise TypeError("True is no layer")
         except TypeError as error:
             raise InputError(
                 f"output_attentions is True, False or a list of layers, got {output_attentions!r}"
             ) from error
-        wrong = [layer for layer in layers if not -count <= layer < count]
+        pairs = zip(output_attentions, layers, strict=True)
+        wrong = [given for given, layer in pairs if not is_index(given) or not -count <= layer < count]
         if wrong:
             raise InputError(f"output_attentions names layers {wrong}; the model has layers 0..{count - 1}")
         return [layer % count for layer in layers]

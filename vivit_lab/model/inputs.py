@@ -27,9 +27,14 @@ def has_values(tensor: Tensor) -> bool:
     """Whether a tensor's numbers can be read now: it is not fake, and no graph is being made of the pass."""
     from torch._subclasses.fake_tensor import FakeTensor
 
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or tensor.is_meta or isinstance(tensor, FakeTensor):
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or tensor.is_meta
+        or isinstance(tensor, FakeTensor)
+    ):
         return False
-    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # pyright: ignore[reportAttributeAccessIssue]
         return False
     return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
