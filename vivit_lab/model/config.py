@@ -380,9 +380,8 @@ def _numbered(name: str, given: Any, form: str, convert: Callable[[Any], Any]) -
 
 
 def _heads(heads: Any) -> list[int]:
-    if isinstance(heads, (str, bytes)) or any(isinstance(head, bool) for head in heads):
-        raise TypeError
-    return sorted({operator.index(head) for head in heads})
+    """Return heads in order; the caller turns what they are not into a ConfigError."""
+    return sorted({operator.index(None if isinstance(head, bool) else head) for head in heads})
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
