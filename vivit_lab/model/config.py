@@ -381,7 +381,8 @@ def _numbered(name: str, given: Any, form: str, convert: Callable[[Any], Any]) -
 
 def _heads(heads: Any) -> list[int]:
     """Return heads in order; the caller turns what they are not into a ConfigError."""
-    return sorted({operator.index(None if isinstance(head, bool) else head) for head in heads})
+    plain: list[Any] = [None if isinstance(head, bool) else head for head in heads]
+    return sorted({operator.index(head) for head in plain})
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
