@@ -49,7 +49,8 @@ _MODULES = {
         "BackendError BundledDataError ChangedVideoWarning CheckpointError CheckpointNotFoundError CheckpointWarning "
         "ConfigError DamagedCheckpointError DamagedFileError DamagedFileWarning "
         "DecodeError DecodeWarning DoubleNormalizationWarning GridError InputError KeyMismatchError "
-        "MissingExtraError NotAVideoError OutOfMemoryBudgetError ShortClipWarning SkippedClipWarning "
+        "MissingExtraError NotAVideoError OutOfMemoryBudgetError PrecisionWarning ResizedPositionsWarning "
+        "ShortClipWarning SkippedClipWarning "
         "StorageError UnsafeCheckpointError VideoError VideoNotFoundError VivitLabError VivitLabWarning"
     ),
     "evaluation": "all_methods open_data stored_report write_report",

@@ -63,6 +63,8 @@ from vivit_lab.errors import KeyMismatchError as KeyMismatchError
 from vivit_lab.errors import MissingExtraError as MissingExtraError
 from vivit_lab.errors import NotAVideoError as NotAVideoError
 from vivit_lab.errors import OutOfMemoryBudgetError as OutOfMemoryBudgetError
+from vivit_lab.errors import PrecisionWarning as PrecisionWarning
+from vivit_lab.errors import ResizedPositionsWarning as ResizedPositionsWarning
 from vivit_lab.errors import ShortClipWarning as ShortClipWarning
 from vivit_lab.errors import SkippedClipWarning as SkippedClipWarning
 from vivit_lab.errors import StorageError as StorageError
@@ -297,6 +299,7 @@ __all__ = [
     "PlantedClip",
     "PlantedConfig",
     "PlantedDataset",
+    "PrecisionWarning",
     "Probability",
     "PruningCurves",
     "PruningCurvesView",
@@ -304,6 +307,7 @@ __all__ = [
     "RandomMap",
     "RawAttention",
     "Region",
+    "ResizedPositionsWarning",
     "ReverseFrames",
     "Rise",
     "SaCo",

@@ -154,5 +154,7 @@ def _settings(
         config = VivitConfig.from_dict(with_kinetics_labels(stored))
     label2id = overrides.pop("label2id", None)
     if label2id is not None:
+        if not isinstance(label2id, Mapping):
+            raise InputError(f"label2id must be name → class index, got {label2id!r:.200}")
         overrides.setdefault("id2label", {index: name for name, index in label2id.items()})
     return config.replace(**overrides) if overrides else config
