@@ -172,6 +172,7 @@ from vivit_lab.render.movie import render_movie as render_movie
 from vivit_lab.render.overlay import heat_on_source as heat_on_source
 from vivit_lab.render.overlay import to_frames as to_frames
 from vivit_lab.render.sheet import contact_sheet as contact_sheet
+from vivit_lab.statistics.proportion import wilson_interval as wilson_interval
 from vivit_lab.training.augment import Augmentation as Augmentation
 from vivit_lab.training.clips import LabelledClip as LabelledClip
 from vivit_lab.training.clips import find_clips as find_clips
@@ -179,6 +180,8 @@ from vivit_lab.training.config import TrainingConfig as TrainingConfig
 from vivit_lab.training.finetune import FinetuneResult as FinetuneResult
 from vivit_lab.training.finetune import finetune as finetune
 from vivit_lab.training.loop import train as train
+from vivit_lab.training.mirror import Mirror as Mirror
+from vivit_lab.training.mirror import mirror_of as mirror_of
 from vivit_lab.training.presets import PRESETS as PRESETS
 from vivit_lab.training.scores import ClassificationReport as ClassificationReport
 from vivit_lab.training.scores import classify_clips as classify_clips
@@ -284,6 +287,7 @@ __all__ = [
     "LogitLensStrip",
     "MaskList",
     "MichelImportance",
+    "Mirror",
     "MissingExtraError",
     "ModelCost",
     "MovieWriter",
@@ -378,6 +382,7 @@ __all__ = [
     "load_pair",
     "localise",
     "logit_lens",
+    "mirror_of",
     "model_cost",
     "open_data",
     "patch",
@@ -407,6 +412,7 @@ __all__ = [
     "train",
     "uniform_frame_indices",
     "vivit_from_image_model",
+    "wilson_interval",
     "write_planted",
     "write_report",
 ]

@@ -24,6 +24,7 @@ from vivit_lab.training.config import TrainingConfig
 from vivit_lab.training.datasets import RunClips, ViewClips
 from vivit_lab.training.files import RunFiles
 from vivit_lab.training.loop import TrainingResult, train
+from vivit_lab.training.mirror import mirror_of
 from vivit_lab.training.presets import preset_by_name
 from vivit_lab.training.scores import ClassificationReport, classify_clips
 
@@ -138,6 +139,7 @@ def finetune(
     sizes = {"num_frames": num_frames, "image_size": image_size}
     network, told = adapt_model(model, class_names(training), seed=changes.get("seed", 0), **sizes)
     names, frames = list((network.config.id2label or {}).values()), network.config.num_frames
+    told += _about_mirrors(varied, names)
     processor = adapt_processor(processor, network.config.image_size)
     world = int(os.environ.get("WORLD_SIZE", "1"))  # set by ``accelerate launch``
     config = chosen.config(len(training), epochs=epochs, processes=world, **changes)
@@ -185,6 +187,20 @@ def _usable(
     if bad and (on_error == "raise" or not good):
         raise InputError(f"{len(bad)} of {len(clips)} clips cannot be read, the first {bad[0][0].path}: {bad[0][1]}")
     return good, bad
+
+
+def _about_mirrors(augmentation: Augmentation, classes: Sequence[str]) -> list[str]:
+    """Return what mirror images do to the classes, a sentence each."""
+    mirror = mirror_of(classes)
+    if augmentation.flip == "auto":
+        return mirror.sentences()
+    changed = [*mirror.partner, *mirror.alone]
+    if not augmentation.flip or not changed:
+        return []
+    return [
+        f"flip={augmentation.flip} mirrors clips whose class a mirror changes, and keeps their label: "
+        f"{', '.join(sorted(changed)[:8])}; flip='auto' does not"
+    ]
 
 
 def _is_main() -> bool:

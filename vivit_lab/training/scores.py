@@ -17,6 +17,7 @@ from vivit_lab.model.views import mean_logits
 from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.progress import progress_bar
 from vivit_lab.show.html import confusion_table
+from vivit_lab.statistics.proportion import Interval, wilson_interval
 from vivit_lab.training.clips import LabelledClip
 from vivit_lab.training.datasets import ViewClips
 
@@ -74,6 +75,17 @@ class ClassificationReport:
         """Share of clips, 0 … 1, whose class the model names."""
         return self.top(1)
 
+    @property
+    def accuracy_interval(self) -> Interval:
+        """The 95 % interval of the accuracy over clips like these (Wilson's score).
+
+        Raises:
+            InputError: no clip could be read.
+        """
+        ranks = [row.rank for row in self.rows if not row.error]
+        self.top()  # refuses where there are none
+        return wilson_interval(ranks.count(1), len(ranks))
+
     def confusion(self) -> np.ndarray:
         """Return the counts (class, predicted class)."""
         number = {name: index for index, name in enumerate(self.classes)}
@@ -96,7 +108,10 @@ class ClassificationReport:
         read = sum(not row.error for row in self.rows)
         lost = f", {len(self.rows) - read} could not be read" if read < len(self.rows) else ""
         views = f"{self.views} view{'s' if self.views > 1 else ''}"
-        return f"accuracy {self.accuracy:.3f} on {read} clips, {views} each{lost}" if read else "no clip could be read"
+        if not read:
+            return "no clip could be read"
+        low, high = self.accuracy_interval
+        return f"accuracy {self.accuracy:.3f} [{low:.3f}, {high:.3f}] on {read} clips, {views} each{lost}"
 
     def _repr_html_(self) -> str:
         counts = self.confusion()
