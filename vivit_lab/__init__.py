@@ -134,6 +134,7 @@ _MODULES = {
     "video.encode": "MovieWriter",
     "video.geometry": "Geometry",
     "processing.processor": "VivitImageProcessor",
+    "processing.sampling": "Sampling note_sampling sampling_of",
     "video.info": "VideoInfo probe",
     "video.read": "read_clip read_frames read_video_pyav",
     "video.sample": "sample_frame_indices uniform_frame_indices",

@@ -168,6 +168,9 @@ from vivit_lab.planted.files import read_planted as read_planted
 from vivit_lab.planted.files import write_planted as write_planted
 from vivit_lab.planted.report import planted_report as planted_report
 from vivit_lab.processing.processor import VivitImageProcessor as VivitImageProcessor
+from vivit_lab.processing.sampling import Sampling as Sampling
+from vivit_lab.processing.sampling import note_sampling as note_sampling
+from vivit_lab.processing.sampling import sampling_of as sampling_of
 from vivit_lab.render.movie import render_movie as render_movie
 from vivit_lab.render.overlay import heat_on_source as heat_on_source
 from vivit_lab.render.overlay import to_frames as to_frames
@@ -315,6 +318,7 @@ __all__ = [
     "ReverseFrames",
     "Rise",
     "SaCo",
+    "Sampling",
     "SensitivityN",
     "ShortClipWarning",
     "ShuffleFrames",
@@ -384,6 +388,7 @@ __all__ = [
     "logit_lens",
     "mirror_of",
     "model_cost",
+    "note_sampling",
     "open_data",
     "patch",
     "planted_clip",
@@ -403,6 +408,7 @@ __all__ = [
     "render_movie",
     "run_bulk",
     "sample_frame_indices",
+    "sampling_of",
     "space_time_separation",
     "steer",
     "steering_vector",

@@ -35,6 +35,7 @@ from vivit_lab.planted.config import PlantedConfig
 from vivit_lab.planted.dataset import planted_batch
 from vivit_lab.planted.files import PlantedFile, read_planted
 from vivit_lab.processing.processor import VivitImageProcessor
+from vivit_lab.processing.sampling import sampling_of
 from vivit_lab.show.html import page
 from vivit_lab.video.read import read_clip
 from vivit_lab.video.suffixes import VIDEO_SUFFIXES, videos_below
@@ -176,7 +177,7 @@ def open_data(
     processor: VivitImageProcessor,
     *,
     count: int | None = None,
-    stride: int = 1,
+    stride: int | None = None,
 ) -> EvaluationData:
     """Return the clips that a name stands for.
 
@@ -187,7 +188,8 @@ def open_data(
         config: of the model.
         processor: of the model.
         count: how many clips; None for 256 planted ones, or all files.
-        stride: of the frames of videos; planted movies are taken frame by frame.
+        stride: of the frames of videos; None takes the model's own, see ``sampling_of``. Planted movies are taken frame
+            by frame.
 
     Raises:
         InputError: there is nothing of that name, or no video in it.
@@ -198,7 +200,7 @@ def open_data(
         sizes = {"frames": config.num_frames, "size": config.image_size}
         planted = PlantedConfig(**{"split": "test", **sizes, **fields})
         return PlantedClips(planted, count or 256, config.grid, processor)
-    path = Path(text)
+    path, stride = Path(text), sampling_of(processor, config.num_frames, stride).stride
     if (path / "manifest.json").is_file() and (path / "masks.npz").is_file():
         truth = [entry for entry in read_planted(path) if entry.counterfactual is None][:count]
         labels = [entry.label_name for entry in truth]

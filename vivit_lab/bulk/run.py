@@ -32,6 +32,7 @@ from vivit_lab.errors import ConfigError, DamagedFileError, DamagedFileWarning, 
 from vivit_lab.grid import TokenGrid
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.processing.processor import VivitImageProcessor
+from vivit_lab.processing.sampling import sampling_of
 
 __all__ = ["BulkRun", "open_run", "part_name", "prepare_run"]
 
@@ -92,6 +93,7 @@ class BulkRun:
     @property
     def decode(self) -> DecodeSpec:
         """How clips are read."""
+        assert self.job.stride is not None, "it is written down when the run is made"
         return DecodeSpec(self.grid.num_frames, self.job.sampling, self.job.stride, self.processor)
 
     @property
@@ -197,6 +199,7 @@ def prepare_run(
     wanted = job or (found.job if found else BulkJob())
     table = None if videos is None else list_clips(list(videos) if isinstance(videos, (list, tuple)) else videos)  # pyright: ignore[reportArgumentType]
     model, processor = load_model_of(wanted, "cpu")
+    wanted = replace(wanted, stride=sampling_of(processor, model.config.num_frames, wanted.stride).stride)
     fingerprint = _fingerprint(wanted, model, processor)
     if found is None:
         assert table is not None, "it was asked for above"

@@ -21,7 +21,7 @@ from vivit_lab.training.mirror import mirror_of
 from vivit_lab.video.index import FrameIndex, load_index
 from vivit_lab.video.views import temporal_views
 
-__all__ = ["RunClips", "ViewClips"]
+__all__ = ["RunClips", "ViewClips", "usual_fps"]
 
 _AUTO_FLIP = 0.5  # probability of a mirror image where it keeps the class, or gives another
 
@@ -175,6 +175,12 @@ class ViewClips(Dataset[tuple[Tensor, int]]):
     def _size(self) -> tuple[int, int]:
         crop = self.processor.crop_size if self.processor.do_center_crop else self.processor.size
         return (crop["height"], crop["width"])
+
+
+def usual_fps(clips: Sequence[LabelledClip], most: int = 64) -> float:
+    """Return the median frame rate of clips, frames a second; of many, of some that are evenly spread."""
+    chosen = clips[:: -(-len(clips) // most)]
+    return float(np.median([_cached_index(clip.path).fps for clip in chosen]))
 
 
 def _labels(clips: Sequence[LabelledClip], classes: Sequence[str]) -> list[int]:

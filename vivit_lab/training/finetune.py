@@ -16,12 +16,13 @@ from vivit_lab.files import read_json, read_or_set_aside, write_sealed
 from vivit_lab.model.auto import load_model
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.processing.processor import VivitImageProcessor
+from vivit_lab.processing.sampling import note_sampling
 from vivit_lab.show.html import list_of
 from vivit_lab.training.adapt import adapt_model, adapt_processor
 from vivit_lab.training.augment import Augmentation
 from vivit_lab.training.clips import LabelledClip, class_names, find_clips, readable_clips, split_clips
 from vivit_lab.training.config import TrainingConfig
-from vivit_lab.training.datasets import RunClips, ViewClips
+from vivit_lab.training.datasets import RunClips, ViewClips, usual_fps
 from vivit_lab.training.files import RunFiles
 from vivit_lab.training.loop import TrainingResult, train
 from vivit_lab.training.mirror import mirror_of
@@ -141,6 +142,7 @@ def finetune(
     names, frames = list((network.config.id2label or {}).values()), network.config.num_frames
     told += _about_mirrors(varied, names)
     processor = adapt_processor(processor, network.config.image_size)
+    processor = note_sampling(processor, frames, stride, usual_fps(training))
     world = int(os.environ.get("WORLD_SIZE", "1"))  # set by ``accelerate launch``
     config = chosen.config(len(training), epochs=epochs, processes=world, **changes)
     total = config.steps * config.batch_size * config.accumulate * world
