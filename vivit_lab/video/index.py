@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from av.error import FFmpegError
@@ -18,6 +18,7 @@ from av.error import FFmpegError
 from vivit_lab.errors import DecodeError
 from vivit_lab.video.keyframes import is_clean_start
 from vivit_lab.video.source import DECODER_ERRORS, exact, open_video
+from vivit_lab.video.tables import Packet
 
 __all__ = ["FrameIndex", "index_decoded", "index_packets", "load_index"]
 
@@ -27,7 +28,8 @@ _SEEKABLE = frozenset(
     "h264 hevc vp9 libvpx-vp9 av1 libdav1d libaom-av1 mpeg4 mpeg2video mpeg1video mjpeg ffv1 prores dnxhd huffyuv "
     "ffvhuff rawvideo png".split()
 )
-_INTRA_ONLY = frozenset("mjpeg prores dnxhd huffyuv ffvhuff rawvideo png".split())
+INTRA_ONLY = frozenset("mjpeg prores dnxhd huffyuv ffvhuff rawvideo png".split())
+_NEWS = ("palette", "new_extradata", "param_change")  # what a packet may bring that holds for later ones too
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,24 +128,19 @@ def load_index(path: str | os.PathLike[str], stream: int = 0) -> FrameIndex:
     return index
 
 
-class _Packet(NamedTuple):
-    pts: Any  # int, or None where the file gives no time
-    duration: int
-    key: bool
-    hidden: bool  # an edit list leaves its frame out
-
-
-def index_packets(container: Any, stream: Any) -> FrameIndex:
-    """Index a stream by reading its packets from the place where the container is; nothing is decoded.
+def index_packets(container: Any, stream: Any, packets: list[Packet] | None = None) -> FrameIndex:
+    """Index a stream by its packets, read from the place where the container is; nothing is decoded.
 
     Args:
         container: an open PyAV container.
         stream: its video stream.
+        packets: its packets in the order of the file, where they are known already.
 
     Returns:
         The index; without frames, and with an ``obstacle``, where the packets do not tell.
     """
-    packets = _read_packets(container, stream)
+    if packets is None:
+        packets = _read_packets(container, stream)
     obstacle = _obstacle(container, stream, packets)
     if obstacle is not None:
         empty = np.zeros(0, np.int64)
@@ -161,39 +158,58 @@ def index_packets(container: Any, stream: Any) -> FrameIndex:
     )
 
 
-def _read_packets(container: Any, stream: Any) -> list[_Packet]:
+def _read_packets(container: Any, stream: Any) -> list[Packet]:
     codec, extradata = stream.codec_context.name, stream.codec_context.extradata
     packets = []
     try:
         for packet in container.demux(stream):
             if packet.size:
                 key = packet.is_keyframe and is_clean_start(codec, packet, extradata)
-                packets.append(_Packet(packet.pts, packet.duration or 0, key, packet.is_discard))
+                news = any(packet.has_sidedata(kind) for kind in _NEWS)
+                packets.append(Packet(packet.pts, packet.duration or 0, key, packet.is_discard, news))
     except FFmpegError:
         pass  # what was read before the damage can still be decoded; reading on says where it ends
     return packets
 
 
-def _obstacle(container: Any, stream: Any, packets: list[_Packet]) -> str | None:
+def _obstacle(container: Any, stream: Any, packets: list[Packet]) -> str | None:
     """Say why the packets do not tell which frames will be decoded, or None if they do."""
     codec, kind = stream.codec_context.name, container.format.name
     if codec not in _SEEKABLE:
         return f"{codec} frames cannot be found by their time"
-    if kind == "avi" and codec not in _INTRA_ONLY:
+    if kind == "avi" and codec not in INTRA_ONLY:
         return "AVI keeps no presentation times"
+    if (codec == "rawvideo" and stream.codec_context.pix_fmt == "pal8") or any(packet.news for packet in packets[1:]):
+        return "a palette or header that later frames need comes with an earlier one"
     times = [packet.pts for packet in packets if packet.pts is not None]
     if len(set(times)) < len(packets):
         return "presentation times are missing or repeat"
     if packets and not packets[0].key:
         return "the stream does not begin with a key frame"
-    latest = times[0] if times else 0
-    for time, packet in zip(times, packets, strict=True):
-        # A key frame is shown after all that was sent before it. Times that jump back (joined files) break that, and
-        # pictures before the first key frame in time have lost the ones they refer to.
-        if time < (latest if packet.key else times[0]):
-            return "presentation times jump back"
-        latest = max(latest, time)
+    if not _in_order(np.array(times, np.int64), np.array([packet.key for packet in packets], bool)):
+        return "presentation times jump back"
     return None
+
+
+def _in_order(times: np.ndarray, key: np.ndarray) -> bool:
+    """Return whether each key frame parts the times before it from those after it.
+
+    A key frame is shown after all that was sent before it. Times that jump back (joined files) break that, and pictures
+    before the first key frame in time have lost the ones they refer to. Pictures that are shown before their key frame
+    follow it at once: one that comes later has a wrong time.
+
+    Args:
+        times: (n,) presentation times in the order of the packets.
+        key: (n,) whether decoding may begin there; the first one is true.
+    """
+    if not len(times):
+        return True
+    latest = np.concatenate([times[:1], np.maximum.accumulate(times)[:-1]])
+    if times.min() < times[0] or np.any(times[key] < latest[key]):
+        return False
+    begin = times[np.flatnonzero(key)][np.cumsum(key) - 1]
+    follows = np.maximum.accumulate(np.cumsum(key) * 2 + (times > begin)) % 2 == 1  # one of its group did already
+    return not np.any(follows & (times < begin))
 
 
 def index_decoded(container: Any, stream: Any, obstacle: str) -> FrameIndex:
