@@ -1,8 +1,11 @@
 """Fixtures that every test may use."""
 
 import os
+import platform
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +39,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "benchmark" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="a benchmark; run with --benchmark"))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how many tests compared with which versions of the peers."""
+    counts = {
+        outcome: sum("peer" in report.keywords for report in terminalreporter.stats.get(outcome, ()))
+        for outcome in ("passed", "failed", "error", "skipped")
+    }
+    if sum(counts.values()):
+        told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
+        versions = ", ".join(f"{name} {version(name)}" for name in ("transformers", "huggingface_hub"))
+        terminalreporter.write_line(f"peers: {told} with {versions} on Python {platform.python_version()}")
 
 
 @pytest.fixture(autouse=True)

@@ -133,6 +133,7 @@ def test_the_classifier_is_what_its_card_says(planted):
     assert again["reversal_flip"]["rate"] > 0.7
 
 
+@pytest.mark.peer
 def test_transformers_loads_the_classifier(planted):
     transformers = pytest.importorskip("transformers")
     model, _ = planted

@@ -45,7 +45,8 @@ _MODULES = {
     "checkpoints.labels": "kinetics400_labels",
     "colormap": "Colormap get_colormap",
     "errors": (
-        "BackendError BundledDataError CheckpointError CheckpointNotFoundError CheckpointWarning ConfigError "
+        "BackendError BundledDataError ChangedVideoWarning CheckpointError CheckpointNotFoundError CheckpointWarning "
+        "ConfigError DamagedCheckpointError DamagedFileError DamagedFileWarning "
         "DecodeError DecodeWarning DoubleNormalizationWarning GridError InputError KeyMismatchError "
         "MissingExtraError NotAVideoError OutOfMemoryBudgetError ShortClipWarning SkippedClipWarning "
         "StorageError UnsafeCheckpointError VideoError VideoNotFoundError VivitLabError VivitLabWarning"

@@ -45,10 +45,14 @@ from vivit_lab.colormap import Colormap as Colormap
 from vivit_lab.colormap import get_colormap as get_colormap
 from vivit_lab.errors import BackendError as BackendError
 from vivit_lab.errors import BundledDataError as BundledDataError
+from vivit_lab.errors import ChangedVideoWarning as ChangedVideoWarning
 from vivit_lab.errors import CheckpointError as CheckpointError
 from vivit_lab.errors import CheckpointNotFoundError as CheckpointNotFoundError
 from vivit_lab.errors import CheckpointWarning as CheckpointWarning
 from vivit_lab.errors import ConfigError as ConfigError
+from vivit_lab.errors import DamagedCheckpointError as DamagedCheckpointError
+from vivit_lab.errors import DamagedFileError as DamagedFileError
+from vivit_lab.errors import DamagedFileWarning as DamagedFileWarning
 from vivit_lab.errors import DecodeError as DecodeError
 from vivit_lab.errors import DecodeWarning as DecodeWarning
 from vivit_lab.errors import DoubleNormalizationWarning as DoubleNormalizationWarning
@@ -219,6 +223,7 @@ __all__ = [
     "BundledDataError",
     "CausalTemporalScore",
     "CentreGaussian",
+    "ChangedVideoWarning",
     "CheckpointError",
     "CheckpointNotFoundError",
     "CheckpointWarning",
@@ -233,6 +238,9 @@ __all__ = [
     "ConfidenceImportance",
     "ConfigError",
     "CosineSimilarity",
+    "DamagedCheckpointError",
+    "DamagedFileError",
+    "DamagedFileWarning",
     "DecodeError",
     "DecodeWarning",
     "DoubleNormalizationWarning",

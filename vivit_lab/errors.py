@@ -12,8 +12,10 @@ Each error is also the built-in it specialises, so ``except ValueError`` keeps w
     │   ├── VideoNotFoundError(FileNotFoundError)
     │   ├── NotAVideoError(ValueError)        no video stream to read: audio only, a still image, not media at all
     │   └── DecodeError(RuntimeError)         a frame cannot be decoded; says path, frame and time
+    ├── DamagedFileError(ValueError)          a file that a run wrote is cut off or altered; names it
     ├── CheckpointError(Exception)
     │   ├── CheckpointNotFoundError(FileNotFoundError)
+    │   ├── DamagedCheckpointError(DamagedFileError)  a training run cannot continue from it; names the file
     │   ├── KeyMismatchError(RuntimeError)    missing, unexpected or wrongly shaped tensors, listed in full
     │   └── UnsafeCheckpointError(ValueError) the file holds pickled code; it was not executed
     ├── BundledDataError(RuntimeError)        a file of data/ is missing or its sha256 is wrong
@@ -25,19 +27,29 @@ Each error is also the built-in it specialises, so ``except ValueError`` keeps w
     ├── SkippedClipWarning                    a labelled clip cannot be read, and was left out of training
     ├── DoubleNormalizationWarning            a processor configuration normalises twice
     ├── CheckpointWarning                     a checkpoint loaded, but not all of the model came from it
+    ├── ColorWarning                          frames lack the colours that a player shows: HDR without tone mapping
+    ├── FrameTimesWarning                     the times of frames are not known, and were assumed
+    ├── DamagedFileWarning                    a file of a run is damaged, and what it held is missing or computed again
+    ├── ChangedVideoWarning                   a video is not the one that a run's row was computed from
     └── DecodeWarning                         the decoder repaired damage; pixels may be wrong
 """
 
 __all__ = [
     "BackendError",
     "BundledDataError",
+    "ChangedVideoWarning",
     "CheckpointError",
     "CheckpointNotFoundError",
     "CheckpointWarning",
+    "ColorWarning",
     "ConfigError",
+    "DamagedCheckpointError",
+    "DamagedFileError",
+    "DamagedFileWarning",
     "DecodeError",
     "DecodeWarning",
     "DoubleNormalizationWarning",
+    "FrameTimesWarning",
     "GridError",
     "InputError",
     "KeyMismatchError",
@@ -95,12 +107,20 @@ class DecodeError(VideoError, RuntimeError):
     """A frame cannot be decoded. The message names the path, the frame and its time."""
 
 
+class DamagedFileError(VivitLabError, ValueError):
+    """A file that a run wrote is cut off, altered or of another kind. The message names it and says what to do."""
+
+
 class CheckpointError(VivitLabError):
     """Base of the errors about checkpoints."""
 
 
 class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
     """No checkpoint at that directory or Hub id."""
+
+
+class DamagedCheckpointError(CheckpointError, DamagedFileError):
+    """A file of a training run's checkpoint is cut off, altered or missing; the message names it."""
 
 
 class KeyMismatchError(CheckpointError, RuntimeError):
@@ -141,6 +161,22 @@ class DoubleNormalizationWarning(VivitLabWarning):
 
 class CheckpointWarning(VivitLabWarning):
     """A checkpoint was loaded, but not every tensor of the model came from it."""
+
+
+class ColorWarning(VivitLabWarning):
+    """Frames do not have the colours that a player shows, such as HDR that is read without tone mapping."""
+
+
+class FrameTimesWarning(VivitLabWarning):
+    """When frames are shown is not known, and was assumed: pictures of a folder without a frame rate, or with gaps."""
+
+
+class DamagedFileWarning(VivitLabWarning):
+    """A file of a run is damaged: what it held is missing until it is computed again, or is computed again now."""
+
+
+class ChangedVideoWarning(VivitLabWarning):
+    """A video has changed since a run's row was computed from it."""
 
 
 class DecodeWarning(VivitLabWarning):

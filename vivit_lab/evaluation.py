@@ -35,6 +35,7 @@ from vivit_lab.planted.config import PlantedConfig
 from vivit_lab.planted.dataset import planted_batch
 from vivit_lab.planted.files import PlantedFile, read_planted
 from vivit_lab.processing.processor import VivitImageProcessor
+from vivit_lab.show.html import page
 from vivit_lab.video.read import read_clip
 from vivit_lab.video.suffixes import VIDEO_SUFFIXES, videos_below
 
@@ -332,9 +333,7 @@ def write_report(report: FaithfulnessReport, out: str | os.PathLike[str]) -> dic
     files = {kind: folder / f"report.{kind}" for kind in ("json", "csv", "html")}
     report.to_json(files["json"])
     report.to_csv(files["csv"])
-    page = report._repr_html_()
-    head = '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Faithfulness report</title></head>'
-    files["html"].write_text(f"{head}<body>{page}</body></html>\n", encoding="utf-8")
+    files["html"].write_text(page("Faithfulness report", report._repr_html_()), encoding="utf-8")
     try:
         figures = {"intervals": report.intervals_figure()}
         if report.curves:

@@ -18,18 +18,18 @@ from vivit_lab.attribution.raw import RawAttention
 from vivit_lab.attribution.reading import refuse_target
 from vivit_lab.attribution.registry import METHODS, class_by_name, make_method
 from vivit_lab.attribution.rollout import AttentionRollout
-from vivit_lab.checkpoints.hub import pin_revision
+from vivit_lab.checkpoints.checkpoint import Checkpoint
 from vivit_lab.errors import CheckpointNotFoundError, ConfigError, InputError
 from vivit_lab.hooks.record import AttentionRecord
 from vivit_lab.hooks.recorder import record_attention
 from vivit_lab.hooks.targets import TargetLike
-from vivit_lab.html import facts_table, report_html
 from vivit_lab.model.auto import load_model
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.render.movie import render_movie
 from vivit_lab.render.sheet import contact_sheet
+from vivit_lab.show.html import facts_table, report_html
 from vivit_lab.video.clip import Clip
 from vivit_lab.video.read import read_clip
 
@@ -72,11 +72,11 @@ class Explanation:
     def _repr_html_(self) -> str:
         """Show the map over the clip's frames, and say where the files are."""
         files = {name: str(path) for name, path in self.files.items()}
-        return f"{self.clip._repr_html_()}{self.map._repr_html_()}{report_html(facts_table(files))}"
+        return self.clip._repr_html_() + self.map._repr_html_() + report_html(facts_table(files))
 
 
 def load_pair(
-    name: str = "bundled",
+    name: str | os.PathLike[str] | Checkpoint = "bundled",
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
@@ -85,7 +85,7 @@ def load_pair(
     """Load a model and the processor that its pixels need.
 
     Args:
-        name: a directory, a Hub id, ``"bundled"`` or ``"planted"``.
+        name: a directory, a Hub id, ``"bundled"`` or ``"planted"``, or an opened `Checkpoint`.
         device: where the model goes; ``"auto"`` takes CUDA where there is one, else the CPU; None is the CPU.
         dtype: dtype of the parameters; None is float32.
         **options: as for ``from_pretrained``.
@@ -96,21 +96,21 @@ def load_pair(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     where = {key: options.pop(key) for key in ("revision", "cache_dir", "local_files_only", "token") if key in options}
-    where = pin_revision(name, **where)  # model and processor come from one commit, also while a branch moves
-    model = load_model(name, device=device, dtype=dtype, **options, **where)
+    checkpoint = Checkpoint.open(name, **where)  # model and processor come from one commit, also while a branch moves
+    model = load_model(checkpoint, device=device, dtype=dtype, **options)
     size = model.config.image_size
     try:
-        processor = VivitImageProcessor.from_pretrained(name, **where)
+        processor = VivitImageProcessor.from_pretrained(checkpoint)
     except CheckpointNotFoundError as error:
         raise CheckpointNotFoundError(
-            f"{name} has a model but no preprocessor_config.json, so how its pixels were normalised is not known; save "
-            "one beside it, e.g. VivitImageProcessor.trained_range().save_pretrained(directory)"
+            f"{checkpoint.name} has a model but no preprocessor_config.json, so how its pixels were normalised is not "
+            "known; save one beside it, e.g. VivitImageProcessor.trained_range().save_pretrained(directory)"
         ) from error
     crop = processor.geometry(size, size).model_size
     if crop != (size, size):
         raise ConfigError(
-            f"the processor of {name} makes {crop[0]}×{crop[1]} pixels, but the model wants {size}×{size}; correct "
-            "size or crop_size in its preprocessor_config.json"
+            f"the processor of {checkpoint.name} makes {crop[0]}×{crop[1]} pixels, but the model wants {size}×{size}; "
+            "correct size or crop_size in its preprocessor_config.json"
         )
     return model, processor
 

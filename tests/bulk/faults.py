@@ -30,6 +30,14 @@ def assert_whole(results: BulkResults, clips: int) -> None:
     assert len(set(found)) == len(found) == clips
 
 
+def assert_equal(results: BulkResults, wanted: BulkResults) -> None:
+    """Two runs are equal as far as it is promised: floats up to rounding, all else to the bit."""
+    comparison = results.compare(wanted)
+    assert comparison.is_equal, str(comparison)
+    assert comparison.clips == len(wanted) == len(results)
+    assert results.digest() == wanted.digest()
+
+
 @contextmanager
 def small_disk(place: Path, size: str):
     """A file system in memory, of a size such as ``"256k"``; skips where nobody may mount one."""

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import fsspec
@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
+from tests.bulk.held_back import held_back, opening_below
 from vivit_lab.bulk.decode import DecodeSpec, decode_one, private_bytes, read_row
 from vivit_lab.bulk.pool import PoolDecoder
 from vivit_lab.bulk.rows import ClipRow, Decoded, Failure
@@ -111,9 +112,8 @@ def test_the_pool_keeps_the_order_and_reads_ahead_across_calls(movies):
 
 
 def test_a_decoder_that_hangs_costs_its_clip_alone(movies, tmp_path):
-    os.mkfifo(tmp_path / "hangs.mp4")  # opening it waits for ever
     rows = [row(movies[0]), row(tmp_path / "hangs.mp4"), row(movies[1]), row(movies[2])]
-    with PoolDecoder(spec(), workers=2, timeout=1.5) as decoder:
+    with held_back(tmp_path / "hangs.mp4"), PoolDecoder(spec(), workers=2, timeout=1.5) as decoder:
         found = list(decoder(rows))
     assert [type(one) for one in found] == [Decoded, Failure, Decoded, Decoded]
     assert (found[1].stage, found[1].kind) == ("decode", "timeout")
@@ -122,34 +122,23 @@ def test_a_decoder_that_hangs_costs_its_clip_alone(movies, tmp_path):
 
 @contextmanager
 def readers_ended(path, number):
-    """End, by a signal, whichever process opens the pipe at a path."""
-    os.mkfifo(path)
-    held, stop = os.open(path, os.O_RDWR | os.O_NONBLOCK), threading.Event()
-
-    def is_reader(name):
-        """Not so a child of ours that has ``held`` between its fork and its exec."""
-        if os.readlink(name) != str(path):
-            return False
-        flags = (name.parent.parent / "fdinfo" / name.name).read_text().split("flags:")[1].split()[0]
-        return int(flags, 8) & os.O_ACCMODE == os.O_RDONLY
+    """End, by a signal, whichever process opens a file."""
+    stop = threading.Event()
 
     def end_them():
         while not stop.wait(0.02):
-            for child in psutil.Process().children(recursive=True):
-                try:
-                    if any(is_reader(name) for name in Path(f"/proc/{child.pid}/fd").iterdir()):
-                        os.kill(child.pid, number)
-                except OSError:
-                    continue
+            for child in opening_below(os.getpid(), path):
+                with suppress(OSError):
+                    os.kill(child, number)
 
-    watcher = threading.Thread(target=end_them)
-    watcher.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        watcher.join()
-        os.close(held)
+    with held_back(path):
+        watcher = threading.Thread(target=end_them)
+        watcher.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            watcher.join()
 
 
 def test_a_decoder_that_crashes_costs_its_clip_alone(movies, tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.bulk.faults import assert_equal
 from tests.bulk.tiny_bulk import LOCAL, tiny_job, tiny_run
 from tests.model.tiny import TINY
 from vivit_lab.attribution.chefer import CheferRelevance
@@ -68,9 +69,9 @@ def test_a_row_holds_what_the_notebook_shows(finished, movies, checkpoint):
             assert stored.target == ours.target
 
 
-def test_a_run_made_twice_has_the_same_bits(finished, checkpoint, table, tmp_path):
+def test_a_run_made_twice_is_equal_up_to_rounding(finished, checkpoint, table, tmp_path):
     again = tiny_run(checkpoint, table, tmp_path / "again", methods=("rollout", "chefer"))
-    assert again.digest() == finished.digest()
+    assert_equal(again, finished)
 
 
 def test_batches_of_one_and_of_eight_agree(checkpoint, movies, tmp_path):
@@ -102,8 +103,8 @@ def test_a_run_goes_on_with_the_parts_that_are_missing(checkpoint, table, finish
     (out / "clips" / "part-000002.parquet").unlink()
     whole = run_bulk(None, None, out, executor=LOCAL, progress=False)
     assert (out / "clips" / "part-000001.parquet").stat().st_mtime_ns == kept
-    assert whole.digest() == finished.digest()
-    assert run_bulk(job, table, out, executor=LOCAL, progress=False).digest() == finished.digest()
+    assert_equal(whole, finished)
+    assert_equal(run_bulk(job, table, out, executor=LOCAL, progress=False), finished)
 
 
 def test_another_run_in_the_folder_is_refused(finished, checkpoint, table, movies):
@@ -230,7 +231,7 @@ def test_errors_that_are_mended_come_back_as_an_overlay(checkpoint, movies, tmp_
     assert mended.map(2).method == "AttentionRollout"
     again = run_bulk(None, None, out, executor=LOCAL, retry_errors=True, progress=False)  # nothing is left to try
     assert len(list((out / "overlay").iterdir())) == 1
-    assert again.digest() == mended.digest()
+    assert_equal(again, mended)
 
 
 def test_hidden_states_are_kept_where_they_are_asked_for(checkpoint, movies, tmp_path):

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.bulk.faults import assert_two_failed, assert_whole, enlarge, link_clips, small_disk
+from tests.bulk.faults import assert_equal, assert_two_failed, assert_whole, enlarge, link_clips, small_disk
+from tests.bulk.held_back import held_back
 from tests.bulk.test_decode import readers_ended
 from tests.bulk.tiny_bulk import LOCAL, tiny_job, tiny_run
 from vivit_lab.bulk.engine import run_bulk
@@ -71,14 +72,13 @@ def test_a_run_that_is_killed_again_and_again_loses_and_doubles_nothing(kills, c
     assert at_work >= kills // 2
     results = run_bulk(tiny_job(checkpoint, shard_size=2), videos, out, executor=LOCAL, progress=False)
     assert_whole(results, count)
-    assert results.digest() == whole.digest()
+    assert_equal(results, whole)
 
 
 def test_a_clip_that_hangs_and_one_that_crashes_among_a_hundred(checkpoint, movies, tmp_path):
     videos = link_clips(tmp_path / "clips", movies, 98)
     hanging, crashing = videos / "clip-0033-hangs.mp4", videos / "clip-0066-crashes.mp4"
-    os.mkfifo(hanging)  # opening it waits for ever
-    with readers_ended(crashing, signal.SIGSEGV):
+    with held_back(hanging), readers_ended(crashing, signal.SIGSEGV):
         out = tmp_path / "run"
         engine = LocalExecutor(workers=2, timeout=6)
         results = run_bulk(tiny_job(checkpoint, shard_size=16), videos, out, executor=engine, progress=False)
@@ -98,7 +98,7 @@ def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(checkpoint, movies, tm
         enlarge(disk, "4m")
         results = run_bulk(None, None, disk / "run", executor=LOCAL, progress=False)
         assert_whole(results, 24)
-        assert results.digest() == whole.digest()
+        assert_equal(results, whole)
 
 
 DOWNLOAD = """

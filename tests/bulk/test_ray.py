@@ -5,11 +5,13 @@ All of it runs on one small cluster: a head that computes nothing, and three nod
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +21,8 @@ import psutil
 import pytest
 import torch
 
-from tests.bulk.faults import assert_two_failed, assert_whole, enlarge, link_clips, small_disk
+from tests.bulk.faults import assert_equal, assert_two_failed, assert_whole, enlarge, link_clips, small_disk
+from tests.bulk.held_back import held_back
 from tests.bulk.test_decode import readers_ended
 from tests.bulk.tiny_bulk import LOCAL, tiny_job, tiny_run
 from vivit_lab.bulk.engine import make_executor, run_bulk
@@ -93,6 +96,61 @@ def test_the_command_line_starts_ray_on_this_machine(checkpoint, movies, finishe
     results = BulkResults.open(tmp_path / "run")
     assert_whole(results, 6)
     np.testing.assert_allclose(results.row(2)["logits"], finished.row(2)["logits"], atol=1e-5)
+
+
+def started_on_this_machine(checkpoint, folder, movies):
+    """The command line with a Ray of its own, at work on clips for many minutes; and what it has started."""
+    link_clips(folder / "clips", movies, 2000)
+    options = ["--model", checkpoint, "--stride", 1, "--shard-size", 2, "--batch-size", 2, "--workers", 1, "--json"]
+    (folder / "script.py").write_text(ALONE)
+    command = [folder / "script.py", "bulk", "run", folder / "clips", "--out", folder / "run", *options]
+    environment = {**os.environ, **PATIENT, "HOME": str(folder), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *map(str, command), "--engine", "ray"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+    end = time.monotonic() + 120
+    while len(list((folder / "run").glob("clips/*.parquet"))) < 2:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    return process, psutil.Process(process.pid).children(recursive=True)
+
+
+def test_a_raylet_that_is_killed_is_told_in_words(checkpoint, movies, tmp_path):
+    pytest.importorskip("ray")
+    process, children = started_on_this_machine(checkpoint, tmp_path, movies)
+    try:
+        next(child for child in children if "raylet" in child.name()).kill()
+        out, told = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        for child in psutil.wait_procs(children, timeout=10)[1]:
+            child.kill()
+    assert process.returncode == 1, told
+    error = json.loads(out.strip().splitlines()[-1])["error"]
+    assert re.match(r"Ray lost a node .* start the same command again, and it goes on where it stopped", error)
+    assert "actor_id" not in error
+    assert len(error) < 600
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_ends_a_ray_that_the_command_started(number, checkpoint, movies, tmp_path):
+    pytest.importorskip("ray")
+    process, children = started_on_this_machine(checkpoint, tmp_path, movies)
+    try:
+        process.send_signal(number)
+        out, told = process.communicate(timeout=60)
+        _, left = psutil.wait_procs(children, timeout=20)
+    finally:
+        process.kill()
+        for child in children:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+    assert process.returncode == 128 + number, told
+    assert "Go on with" in json.loads(out.strip().splitlines()[-1])["error"]
+    assert [child.name() for child in left] == []
 
 
 def test_a_cluster_that_is_not_there_is_named():
@@ -304,8 +362,7 @@ def test_a_folder_that_nodes_cannot_read_is_named(cluster, checkpoint, movies, t
 def test_a_clip_that_hangs_and_one_that_crashes_among_a_hundred(cluster, checkpoint, movies, tmp_path):
     videos = link_clips(tmp_path / "clips", movies, 98)
     hanging, crashing = videos / "clip-0033-hangs.mp4", videos / "clip-0066-crashes.mp4"
-    os.mkfifo(hanging)  # opening it waits for ever
-    with readers_ended(crashing, signal.SIGSEGV):
+    with held_back(hanging), readers_ended(crashing, signal.SIGSEGV):
         job, engine = tiny_job(checkpoint, shard_size=16), RayExecutor(timeout=6)
         results = run_bulk(job, videos, tmp_path / "run", executor=engine, progress=False)
     assert_whole(results, 100)
@@ -335,7 +392,7 @@ def test_nodes_that_are_killed_cost_no_row(lost, cluster, checkpoint, movies, tm
     assert killed_at[0] < 30  # there was something left to do
     assert_whole(results, 120)
     assert set(results.to_pandas().status) == {"ok"}
-    assert results.digest() == whole.digest()
+    assert_equal(results, whole)
 
 
 def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(cluster, checkpoint, movies, tmp_path):
@@ -376,9 +433,9 @@ def test_a_frozen_actor_does_not_hold_the_run(cluster, checkpoint, movies, tmp_p
 
 
 def test_a_run_without_progress_is_given_up(cluster, checkpoint, movies, tmp_path):
-    os.mkfifo(tmp_path / "hangs.mp4")
     engine = RayExecutor(models=1, timeout=300, patience=8)
-    with pytest.raises(BackendError, match=r"no shard was finished in 8 s, 1 are left; see `ray status`"):
+    refused = pytest.raises(BackendError, match=r"no shard was finished in 8 s, 1 are left; see `ray status`")
+    with held_back(tmp_path / "hangs.mp4"), refused:
         run_bulk(tiny_job(checkpoint), [tmp_path / "hangs.mp4"], tmp_path / "run", executor=engine, progress=False)
 
 

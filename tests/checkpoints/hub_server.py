@@ -62,7 +62,8 @@ class Handler(BaseHTTPRequestHandler):
         if path.stat().st_size < LARGE:
             return self.send_file(path, body, commit)
         linked = {"X-Linked-Etag": etag(path), "X-Linked-Size": str(path.stat().st_size)}
-        location = f"{self.server.url}/lfs/{path.relative_to(self.server.root).as_posix()}"
+        # another host, as the Hub's large files have: to its own hosts the client follows a redirect by itself
+        location = f"http://localhost:{self.server.server_port}/lfs/{path.relative_to(self.server.root).as_posix()}"
         return self.reply(302, b"", body, {"Location": location, **commit, **linked})
 
     def api(self, parts: list[str], body: bool) -> None:

@@ -1,5 +1,6 @@
 """Files from directories and from a Hub: the real client against a loopback server."""
 
+import re
 import shutil
 import time
 from pathlib import Path
@@ -14,11 +15,16 @@ from huggingface_hub.utils import _http, disable_progress_bars
 from tests.checkpoints.hub_server import COMMITS, LARGE, TOKEN, serve
 from tests.model.tiny import TINY, clips
 from vivit_lab.checkpoints.bundled import bundled_model_path
+from vivit_lab.checkpoints.checkpoint import Checkpoint, weights_digest
 from vivit_lab.checkpoints.hub import is_local, pin_revision, resolve_file, resolve_first
 from vivit_lab.errors import CheckpointNotFoundError, InputError
+from vivit_lab.explain import load_pair
 from vivit_lab.model.auto import load_model
 from vivit_lab.model.classifier import VivitForVideoClassification
 from vivit_lab.model.config import VivitConfig
+from vivit_lab.processing.processor import VivitImageProcessor
+
+pytestmark = pytest.mark.peer
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +46,12 @@ def server(tmp_path, models, monkeypatch):
     with serve(root) as running:
         point_client_at(running.url, tmp_path, monkeypatch)
         yield running
-        _http.reset_sessions()
+        reset_client()
+
+
+def reset_client():
+    """Let the client forget its connections; huggingface_hub 1 has another name for it."""
+    (getattr(_http, "reset_sessions", None) or _http.close_session)()
 
 
 def point_client_at(url, tmp_path, monkeypatch):
@@ -48,7 +59,8 @@ def point_client_at(url, tmp_path, monkeypatch):
     template = url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "ENDPOINT", url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    if hasattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE"):  # below huggingface_hub 1
+        monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
@@ -57,7 +69,7 @@ def point_client_at(url, tmp_path, monkeypatch):
     # it waits half a minute before it believes that a server is gone
     monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda seconds: None, time=time.time))
     disable_progress_bars()
-    _http.reset_sessions()
+    reset_client()
 
 
 @pytest.fixture
@@ -102,6 +114,30 @@ def test_local_files_only_asks_nobody(server, cache, models):
     loaded = VivitForVideoClassification.from_pretrained("lab/sharded", cache_dir=cache, local_files_only=True)
     assert same(loaded, models["main"])
     assert server.requests == []
+
+
+def test_the_processor_is_of_the_models_commit(server, cache):
+    with pytest.raises(CheckpointNotFoundError, match=r"lab/sharded has no preprocessor_config\.json"):
+        VivitImageProcessor.from_pretrained("lab/sharded", cache_dir=cache)
+    for size, revision in ((40, "main"), (50, "v2")):
+        VivitImageProcessor(size=size, crop_size=32).save_pretrained(server.root / "lab" / "tiny" / revision)
+    _, processor = load_pair("lab/tiny", cache_dir=cache)
+    assert processor.size == {"shortest_edge": 40}
+    server.move_after = 0
+    assert load_pair("lab/tiny", cache_dir=cache)[1].size == {"shortest_edge": 50}
+    options = {"revision": COMMITS["main"], "cache_dir": cache, "local_files_only": True}
+    assert VivitImageProcessor.from_pretrained("lab/tiny", **options, crop_size=8).crop_size["height"] == 8
+
+
+def test_an_opened_checkpoint_is_one_commit_and_asks_once(server, cache, models):
+    checkpoint = Checkpoint.open("lab/sharded", cache_dir=cache)
+    assert (checkpoint.revision, checkpoint.folder) == (COMMITS["main"], None)
+    assert checkpoint.processor_file is None
+    assert checkpoint.digest == weights_digest(models["main"].state_dict())
+    server.shutdown()
+    server.server_close()
+    assert same(load_model(checkpoint), models["main"])  # every file is known already
+    assert checkpoint.config["num_frames"] == TINY["num_frames"]
 
 
 @pytest.mark.parametrize("repo", ["lab/tiny", "lab/sharded"])
@@ -173,16 +209,15 @@ def test_a_lost_connection_is_waited_for_once_in_a_load(server, cache, models, r
     with pytest.raises(CheckpointNotFoundError, match="could not be reached"):
         resolve_file("lab/none", "config.json", cache_dir=cache)
     once, waits[:] = list(waits), []
-    assert once
     assert same(load_model(repo, cache_dir=cache), models["main"])
-    assert waits == once
+    assert waits in ([], once)  # newer clients ask once where a cache may serve
     where = pin_revision(repo, cache_dir=cache)
     assert (where["local_files_only"], where["revision"]) == (True, COMMITS["main"])
 
 
 def test_a_lost_connection_and_nothing_cached_is_waited_for_once_too(server, cache, monkeypatch):
     waits = lose(server, monkeypatch)
-    with pytest.raises(CheckpointNotFoundError, match=r"the Hub at .* could not be reached \(ConnectionError: "):
+    with pytest.raises(CheckpointNotFoundError, match=r"the Hub at .* not be reached: the connection was refused\. "):
         load_model("lab/tiny", cache_dir=cache)
     assert sum(waits) < 30
 
@@ -192,8 +227,11 @@ def test_a_wrong_proxy_is_not_hidden_by_the_cache(server, cache, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", "")
     monkeypatch.setenv("no_proxy", "")
-    with pytest.raises(CheckpointNotFoundError, match=r"could not be fetched from the Hub .*ProxyError"):
+    reset_client()
+    words = r"could not be fetched from the Hub .*the proxy http://127\.0\.0\.1:9 does not answer\. Correct "
+    with pytest.raises(CheckpointNotFoundError, match=words):
         load_model("lab/tiny", cache_dir=cache)
+    assert load_model("lab/tiny", cache_dir=cache, local_files_only=True)  # what the message advises
 
 
 def test_a_download_can_be_forced(server, cache, models, monkeypatch):
@@ -211,8 +249,9 @@ def test_a_download_can_be_forced(server, cache, models, monkeypatch):
 def test_a_cut_download_goes_on_where_it_stopped(server, cache, models, monkeypatch):
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", LARGE // 4)  # only whole chunks are kept
     server.cut_once = LARGE  # the first answer with the weights ends early
-    with pytest.raises(CheckpointNotFoundError, match="try again: a download goes on where it stopped"):
-        VivitForVideoClassification.from_pretrained("lab/tiny", cache_dir=cache)
+    if huggingface_hub.__version__.startswith("0."):  # newer clients try again by themselves
+        with pytest.raises(CheckpointNotFoundError, match="try again: a download goes on where it stopped"):
+            VivitForVideoClassification.from_pretrained("lab/tiny", cache_dir=cache)
     loaded = VivitForVideoClassification.from_pretrained("lab/tiny", cache_dir=cache)
     assert same(loaded, models["main"])
     assert server.ranges == [f"bytes={LARGE}-"]
@@ -256,7 +295,7 @@ def test_offline_and_not_cached_says_so(server, cache, monkeypatch):
     ):
         resolve_file("lab/tiny", "config.json", cache_dir=cache, local_files_only=True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    _http.reset_sessions()
+    reset_client()
     with pytest.raises(CheckpointNotFoundError, match=r"downloads are off \(HF_HUB_OFFLINE is set\)"):
         resolve_file("lab/tiny", "config.json", cache_dir=cache)
     assert server.requests == []
@@ -273,6 +312,33 @@ def test_no_connection_and_nothing_cached_says_why(server, cache):
     server.server_close()
     with pytest.raises(CheckpointNotFoundError, match=r"the Hub at http://127.0.0.1:\d+ could not be reached"):
         resolve_file("lab/tiny", "config.json", cache_dir=cache)
+
+
+def test_an_unreachable_hub_is_told_in_a_few_words(server, cache, monkeypatch, caplog):
+    with caplog.at_level("WARNING"):
+        lose(server, monkeypatch)
+        with pytest.raises(CheckpointNotFoundError, match="the connection was refused") as refused:
+            load_model("lab/tiny", cache_dir=cache)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://hub.invalid/{repo_id}/{revision}/{filename}"
+        )
+        if hasattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE"):
+            monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", constants.HUGGINGFACE_CO_URL_TEMPLATE)
+        with pytest.raises(CheckpointNotFoundError, match="its name is not known here") as unknown:
+            load_model("lab/tiny", cache_dir=cache)
+    for error in (refused, unknown):
+        assert len(str(error.value)) - len(str(cache)) < 300
+        assert "MaxRetryError" not in str(error.value)
+    for record in caplog.records:  # what the client says of its waits
+        assert re.fullmatch(r"The Hub at \S+ does not answer\. Retrying in \S+ \[Retry \d/5\]\.", record.getMessage())
+
+
+def test_a_hub_that_does_not_speak_tls_is_a_setting_to_mend(server, cache, monkeypatch):
+    load_model("lab/tiny", cache_dir=cache)
+    secure = server.url.replace("http:", "https:")
+    point_client_at(secure, cache, monkeypatch)
+    with pytest.raises(CheckpointNotFoundError, match=r"its certificate is not accepted|no secure connection"):
+        load_model("lab/tiny", cache_dir=cache)
 
 
 def test_a_lost_connection_does_not_fall_back_to_other_weights(server, cache):
@@ -315,16 +381,30 @@ def test_a_directory_wins_over_a_hub_id(tmp_path, monkeypatch):
     assert Path(str(resolve_file("lab/tiny", "config.json"))).samefile(folder / "config.json")
 
 
-def test_a_directory_called_bundled_wins_over_the_bundled_model(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["bundled", "planted"])
+def test_a_bundled_name_gives_way_to_a_checkpoint_alone(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert not is_local("bundled")
-    shipped = resolve_file("bundled", "config.json")
-    (tmp_path / "bundled").mkdir()
-    (tmp_path / "bundled" / "config.json").write_text("{}")
-    assert is_local("bundled")
-    found = resolve_file("bundled", "config.json")
-    assert found.read_text() == "{}"
-    assert shipped == bundled_model_path() / "config.json"
+    assert not is_local(name)
+    shipped = resolve_file(name, "config.json")
+    assert shipped == bundled_model_path(name) / "config.json"
+    (tmp_path / name).mkdir()  # a folder of clips, or of results
+    (tmp_path / name / "preprocessor_config.json").write_text('{"do_resize": false}')
+    assert not is_local(name)
+    assert resolve_file(name, "config.json") == shipped
+    assert VivitImageProcessor.from_pretrained(name).do_resize
+    assert is_local(Path(name))  # a path is always the folder
+    assert not VivitImageProcessor.from_pretrained(Path(name)).do_resize
+    (tmp_path / name / "config.json").write_text("{}")
+    assert is_local(name)
+    assert resolve_file(name, "config.json").read_text() == "{}"
+    assert not VivitImageProcessor.from_pretrained(name).do_resize
+
+
+def test_a_file_of_a_bundled_name_does_not_hide_the_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "planted").write_text("notes")
+    assert load_model("planted").config == VivitConfig.from_pretrained("planted")
+    assert VivitImageProcessor.from_pretrained("planted").crop_size
 
 
 def test_a_directory_without_the_file_says_what_it_holds(tmp_path):

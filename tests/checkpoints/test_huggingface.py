@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.checkpoints.version_5 import version_5
-from tests.model.tiny import TINY, peer_name
+from tests.model.tiny import TINY, file_name
 from vivit_lab.checkpoints.huggingface import both_names, foreign_name, match_tensors, own_name
 from vivit_lab.errors import KeyMismatchError
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
@@ -23,7 +23,7 @@ def shapes(classifier=True, **fields):
 def test_names_go_there_and_back(classifier, prefixed):
     for own in shapes(classifier):
         foreign = foreign_name(own, prefixed=prefixed)
-        assert foreign == peer_name(own, classifier=prefixed)
+        assert foreign == file_name(own, classifier=prefixed)
         assert own_name(foreign) == own_name(version_5(foreign)) == own_name(own) == own
 
 
@@ -129,7 +129,7 @@ def test_a_tensor_under_two_names_is_refused():
 def test_a_message_names_a_tensor_as_the_file_does_and_then_as_we_do():
     wanted = shapes()
     for own in wanted:
-        foreign = peer_name(own, classifier=False)
+        foreign = file_name(own, classifier=False)
         assert both_names(own) == (foreign if foreign == own else f"{foreign} [{own}]")
     assert both_names("classifier.weight") == "classifier.weight"
     with pytest.raises(KeyMismatchError, match=r"unexpected \(1\): blocks\.9\.ln1\.bias$"):

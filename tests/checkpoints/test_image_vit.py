@@ -5,8 +5,11 @@ import torch
 import transformers
 
 from tests.checkpoints.image_peers import SIZES, dino, vit
+from tests.peers import file_state
 from vivit_lab.checkpoints.image_vit import inflate, read_image_vit
 from vivit_lab.errors import CheckpointError, CheckpointNotFoundError, ConfigError, InputError, KeyMismatchError
+
+pytestmark = pytest.mark.peer
 
 
 def test_sizes_come_from_the_weights():
@@ -36,7 +39,7 @@ def test_a_dinov2_has_another_epsilon():
 
 
 def test_layer_scale_is_folded_into_the_layer_before_it():
-    state = dino().state_dict()
+    state = file_state(dino())
     state["encoder.layer.1.layer_scale1.lambda1"] = torch.linspace(-1, 2, 32)
     folded = read_image_vit(state).tensors
     x = torch.randn(5, 32)
@@ -72,7 +75,7 @@ def test_a_file_of_weights_alone(tmp_path):
 
 
 def test_unknown_and_missing_tensors_are_listed():
-    state = vit().state_dict()
+    state = file_state(vit())
     del state["layernorm.weight"], state["encoder.layer.1.output.dense.bias"]
     state |= {"embeddings.distillation_token": torch.zeros(1), "encoder.layer.0.gate.weight": torch.zeros(1)}
     with pytest.raises(KeyMismatchError) as caught:

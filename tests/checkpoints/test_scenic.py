@@ -326,6 +326,7 @@ def test_positions_that_are_computed_and_heads_that_differ_are_refused(variant):
         from_scenic(other, **fields)
 
 
+@pytest.mark.peer
 def test_the_spacetime_model_is_written_for_transformers(tmp_path):
     import transformers
 

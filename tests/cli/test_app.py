@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import vivit_lab
 from vivit_lab.attribution.base import AttributionMap
@@ -113,8 +115,26 @@ def test_info_of_models_and_videos(checkpoint, video, capsys):
     assert run("info", video, "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["frames"], told["height"], told["width"], told["codec"]) == (20, 48, 80, "h264")
+    assert {"palette", "matrix", "color_range", "transfer", "primaries", "hdr", "field_order"} <= set(told)
+    assert (told["pixel_aspect"], told["display_size"], told["matrix"]) == ("1", [48, 80], "bt709")
     assert run("info", "bundled", "--json") == 0
     assert json.loads(capsys.readouterr().out)["classes"] == "none (no classifier)"
+
+
+def test_info_of_a_folder_of_pictures_and_of_a_model_that_has_one(checkpoint, tmp_path, capsys):
+    for number in range(3):
+        Image.new("RGB", (40, 30)).save(tmp_path / f"{number}.png")
+    assert run("info", tmp_path, "--json") == 0
+    printed = capsys.readouterr()
+    assert "warning: " in printed.err
+    assert "25 frames a second are assumed" in printed.err
+    told = json.loads(printed.out)
+    assert (told["container"], told["frames"], told["height"], told["width"]) == ("folder", 3, 30, 40)
+    model = tmp_path / "model"
+    shutil.copytree(checkpoint, model)
+    Image.new("RGB", (40, 30)).save(model / "card-1.png")
+    assert run("info", model, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["class"] == "VivitForVideoClassification"
 
 
 def test_the_demo_names_its_files_and_says_what_they_show(tmp_path, capsys):

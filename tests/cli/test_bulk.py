@@ -7,15 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
+from tests.bulk.held_back import held_back, opening_below
 from tests.bulk.tiny_bulk import write_clips
 from vivit_lab.cli.app import main
 
@@ -143,32 +142,21 @@ def test_heads_of_a_labelled_data_set_in_one_command(kind, run, clips, checkpoin
     assert printed(capsys)["masks"] == found["masks"]  # those of a whole run
 
 
-def is_open_below(process, path):
-    """Whether a process that this one started has a file open."""
-    for child in psutil.Process(process).children(recursive=True):
-        with suppress(OSError):
-            if any(os.readlink(name) == str(path) for name in Path(f"/proc/{child.pid}/fd").iterdir()):
-                return True
-    return False
-
-
 def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(clips, checkpoint, tmp_path):
     videos = tmp_path / "my videos"
     videos.mkdir()
-    os.mkfifo(videos / "hangs.mp4")  # keeps the run busy
-    held = os.open(videos / "hangs.mp4", os.O_RDWR | os.O_NONBLOCK)
     out = tmp_path / "run"
     command = [sys.executable, "-m", "vivit_lab", "bulk", "run", videos, "--out", out, "--model", checkpoint]
     command = [*map(str, command), "--workers", "1", "--timeout", "500"]
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as run:
+    busy = held_back(videos / "hangs.mp4")
+    with busy as hanging, subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as run:
         until = time.monotonic() + 120
-        while not is_open_below(run.pid, videos / "hangs.mp4") and time.monotonic() < until:
+        while not opening_below(run.pid, hanging) and time.monotonic() < until:
             time.sleep(0.1)
         run.send_signal(signal.SIGINT)
         _, shown = run.communicate(timeout=60)
-    os.close(held)
     assert run.returncode == 130
     assert f"Go on with: {shlex.join(['vivit-lab', *command[3:]])}\n" in shown
     assert "Traceback" not in shown

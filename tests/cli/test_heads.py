@@ -1,6 +1,8 @@
 import json
+import re
 
 import pytest
+import torch
 
 from vivit_lab.cli import main
 from vivit_lab.heads.curves import PruningCurves
@@ -37,6 +39,19 @@ def test_importance(checkpoint, folder, tmp_path, capsys):
     assert told["method"] == "ConfidenceImportance"
     assert len(told["ranking"]) == 12
     assert len(told["low"]) == 3
+
+
+def test_numbers_stand_apart_and_have_their_intervals(checkpoint, folder, tmp_path, capsys, monkeypatch):
+    values = torch.tensor([[0.00352, -0.000534, 1234567.0, -1e-12]] * 3)
+    scores = HeadImportance(torch.stack([values, values * 1.5]), "Test")
+    monkeypatch.setattr("vivit_lab.cli.heads._method", lambda *_: lambda *_, **options: scores)
+    assert run("importance", "--model", checkpoint, "--data", folder, "--out", tmp_path / "scores.safetensors") == 0
+    lines = capsys.readouterr().out.splitlines()
+    cells = [line.split() for line in lines if line.startswith("layer") and "head" not in line]
+    assert [[float(cell) for cell in row[2:]] for row in cells] == [[0.0044, -0.000667, 1.54e6, -1.25e-12]] * 3
+    named = [line for line in lines if re.fullmatch(r"layer +\d head +\d  \S+ \[\S+, \S+\]", line)]
+    assert len(named) == 10
+    assert named[0].endswith("  1.54e+06 [1.23e+06, 1.85e+06]")
 
 
 def test_prune_by_list_mask_and_share(checkpoint, folder, tmp_path, capsys):

@@ -89,5 +89,6 @@ def test_the_wheel_carries_the_notebooks():
     import tomllib
 
     build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]["targets"]
-    assert build["wheel"]["force-include"]["notebooks"] == "vivit_lab/notebooks"
+    assert "notebooks" in build["wheel"]["only-include"]
+    assert build["wheel"]["sources"]["notebooks"] == "vivit_lab/notebooks"
     assert "/notebooks" in build["sdist"]["include"]

@@ -13,7 +13,7 @@ import torch
 
 from vivit_lab.attribution.chefer import CheferRelevance
 from vivit_lab.attribution.raw import RawAttention
-from vivit_lab.errors import ConfigError, InputError, NotAVideoError
+from vivit_lab.errors import ConfigError, DamagedFileError, DamagedFileWarning, InputError, NotAVideoError
 from vivit_lab.faithfulness.data import EvaluationBatch
 from vivit_lab.faithfulness.evaluate import EvaluationPlan, evaluate, label_of
 from vivit_lab.faithfulness.infidelity import Infidelity
@@ -306,13 +306,44 @@ def test_without_classes_or_evidence_the_target_is_the_own_embedding(tmp_path):
     assert {"srg", "saco"} <= set(report.metrics)
 
 
-def test_damaged_parts_are_named(model, labelled, tmp_path):
+def another_digit(text):
+    """The same JSON with one digit of a score changed."""
+    place = text.index('"scores"')
+    place = next(number for number in range(place, len(text)) if text[number] in "12345678")
+    return text[:place] + str(int(text[place]) + 1) + text[place + 1 :]
+
+
+def cut_off(text):
+    return text[: len(text) // 2]
+
+
+@pytest.mark.parametrize("damage", [cut_off, another_digit, lambda text: "", lambda text: "[1]", lambda text: "{}"])
+def test_damaged_parts_are_named_and_computed_again(damage, model, labelled, tmp_path):
     plan = EvaluationPlan(curves=CURVES[:1], saco=None, sensitivity=None, infidelity=None, sanity_clips=0, batch_size=3)
-    evaluate(model, labelled, METHODS, plan=plan, out=tmp_path, progress=False)
-    (tmp_path / "part-00001.json").write_text("{")
-    with pytest.raises(InputError, match=r"part-00001\.json is damaged .* remove it, and it will be made anew"):
-        evaluate(model, labelled, METHODS, plan=plan, out=tmp_path, progress=False)
+    first = evaluate(model, labelled, METHODS, plan=plan, out=tmp_path, progress=False)
+    part, other = tmp_path / "part-00001.json", tmp_path / "part-00000.json"
+    whole, kept = json.loads(part.read_text()), other.stat().st_mtime_ns
+    part.write_text(damage(part.read_text()))
+    with pytest.warns(
+        DamagedFileWarning, match=r"part-00001\.json is damaged .*part-00001\.json\.damaged; it is computed"
+    ):
+        again = evaluate(model, labelled, METHODS, plan=plan, out=tmp_path, progress=False)
+    assert other.stat().st_mtime_ns == kept
+    assert json.loads(part.read_text())["scores"].keys() == whole["scores"].keys()
+    for name, scores in first.scores.items():
+        for metric, values in scores.items():
+            assert again.scores[name][metric] == pytest.approx(values, abs=1e-5, nan_ok=True)
+
+
+def test_damaged_settings_of_an_evaluation_are_named(model, labelled, tmp_path):
+    plan = EvaluationPlan(curves=CURVES[:1], saco=None, sensitivity=None, infidelity=None, sanity_clips=0, batch_size=3)
+    evaluate(model, labelled, METHODS[:1], plan=plan, out=tmp_path, progress=False)
     assert json.loads((tmp_path / "run.json").read_text())["data"]["kind"] == "random"
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(
+        DamagedFileError, match=r"run\.json is damaged .* put back a copy of it, or name another directory"
+    ):
+        evaluate(model, labelled, METHODS[:1], plan=plan, out=tmp_path, progress=False)
 
 
 def test_wrong_use_is_refused(model, labelled):

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 
 from tests.heads.pruning import HEADS, LAYERS, model_of
 from tests.model.tiny import clips
-from vivit_lab.errors import InputError
+from vivit_lab.errors import DamagedFileError, DamagedFileWarning, InputError
 from vivit_lab.heads._measuring import attention_bytes, clip_metrics, speed_up
 from vivit_lab.heads.ablation import SingleHeadAblation
 from vivit_lab.heads.clips import clip_set
@@ -33,6 +34,14 @@ def study(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("study")
     experiment = PruningExperiment(model_of(), data, **QUICK)
     return experiment, out, experiment.run(out)
+
+
+def flipped(content):
+    """One bit of a number's last digits or bytes."""
+    changed = bytearray(content)
+    place = len(changed) - 120
+    changed[place] ^= 1
+    return bytes(changed)
 
 
 def test_points_are_those_of_the_masked_model_on_the_clips_that_judge(study, data):
@@ -89,6 +98,30 @@ def test_a_run_that_was_cut_off_goes_on(study, data, monkeypatch):
     speeds = [point.get("speed") for point in again.points]
     assert len(speeds) == len(curves.points)
     assert not list(out.rglob("*.part"))
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda content: b"", flipped])
+@pytest.mark.parametrize("name", ["points/random_1_0250000.json", "scores.safetensors"])
+def test_damaged_files_are_named_and_computed_again(name, damage, study, tmp_path):
+    experiment, out, curves = study
+    shutil.copytree(out, tmp_path / "study")
+    path = tmp_path / "study" / name
+    assert path.exists(), sorted(path.parent.iterdir())
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.warns(DamagedFileWarning, match=rf"{path.name} is .*{path.name}\.damaged; it is computed again"):
+        again = experiment.run(tmp_path / "study")
+    for point, wanted in zip(again.points, curves.points, strict=True):
+        assert point["removed"] == wanted["removed"]
+        for metric, values in wanted["metrics"].items():
+            np.testing.assert_allclose(np.array(point["metrics"][metric], float), np.array(values, float), atol=1e-5)
+
+
+def test_damaged_settings_of_a_study_are_named(study, tmp_path):
+    experiment, out, _ = study
+    shutil.copytree(out, tmp_path / "study")
+    (tmp_path / "study" / "settings.json").write_text('{"seed": 0')
+    with pytest.raises(DamagedFileError, match=r"settings\.json is damaged .* choose another directory"):
+        experiment.run(tmp_path / "study")
 
 
 @pytest.mark.parametrize(

@@ -98,12 +98,12 @@ def test_files_hold_everything(tmp_path):
     for name in ("method", "parameters", "unit", "target", "signed", "layer_norm", "model_id", "rows"):
         assert getattr(again, name) == getattr(found, name)
     (tmp_path / "other").write_bytes(b"nothing")
-    with pytest.raises(InputError, match="is no head importance"):
+    with pytest.raises(InputError, match="is not a head importance"):
         HeadImportance.load(tmp_path / "other")
     from safetensors.torch import save_file
 
     save_file({"a": torch.ones(1)}, tmp_path / "plain.safetensors")
-    with pytest.raises(InputError, match="but no head importance"):
+    with pytest.raises(InputError, match="but not a head importance"):
         HeadImportance.load(tmp_path / "plain.safetensors")
     with pytest.raises(FileNotFoundError):
         HeadImportance.load(tmp_path / "absent.safetensors")

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from tests.heads.pruning import HEADS, LABELS, LAYERS, model_of, naive_logits
 from tests.model.tiny import clips
+from tests.peers import needs_transformers_4
 from vivit_lab.attribution.chefer import CheferRelevance
 from vivit_lab.attribution.registry import METHODS
 from vivit_lab.attribution.rollout import AttentionRollout
@@ -200,6 +201,8 @@ def test_a_pruned_model_trains():
     assert pruned.blocks[1].attn.o.bias.grad.abs().max() > 0
 
 
+@needs_transformers_4
+@pytest.mark.peer
 @pytest.mark.parametrize("heads", [{0: [1, 2], 2: [0]}, SOME, {0: range(HEADS)}], ids=["some", "layer", "first"])
 def test_files_are_ours_and_the_peers(heads, tmp_path):
     pixels, pruned = clips(2), prune_heads(model_of(), heads)
@@ -216,6 +219,8 @@ def test_files_are_ours_and_the_peers(heads, tmp_path):
     assert kept.config.pruned_heads[2] == (*dict(heads).get(2, ()), 1)
 
 
+@needs_transformers_4
+@pytest.mark.peer
 def test_what_the_peer_pruned_is_read(tmp_path):
     torch.manual_seed(0)
     config = model_of().config

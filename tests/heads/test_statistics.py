@@ -229,7 +229,7 @@ def test_files_and_tables(tmp_path):
     assert "3 queries a clip" in repr(found)
     assert "3 sampled, seed 5" in found._repr_html_()
     (tmp_path / "other").write_bytes(b"nothing")
-    with pytest.raises(InputError, match="holds no head statistics"):
+    with pytest.raises(InputError, match="is not a file of head statistics"):
         HeadStatistics.load(tmp_path / "other")
     with pytest.raises(FileNotFoundError):
         HeadStatistics.load(tmp_path / "absent")

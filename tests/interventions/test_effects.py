@@ -110,10 +110,10 @@ def test_a_file_gives_it_back(made, tmp_path):
 def test_other_files_are_refused(tmp_path):
     found = table()
     found.save(tmp_path / "effects.safetensors")
-    with pytest.raises(InputError, match="holds EffectTable, wanted a PatchingResult"):
+    with pytest.raises(InputError, match=r"not a PatchingResult .* kind 'EffectTable'"):
         PatchingResult.load(tmp_path / "effects.safetensors")
     (tmp_path / "notes.txt").write_text("no tensors")
-    with pytest.raises(InputError, match=r"notes.txt is not a table of effects"):
+    with pytest.raises(InputError, match=r"notes.txt is not an EffectTable"):
         EffectTable.load(tmp_path / "notes.txt")
     with pytest.raises(FileNotFoundError):
         EffectTable.load(tmp_path / "nothing.safetensors")

@@ -7,6 +7,8 @@ from vivit_lab.errors import CheckpointWarning, ConfigError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.model.config import VivitConfig
 
+pytestmark = pytest.mark.peer
+
 
 def test_defaults_are_the_peers():
     theirs = transformers.VivitConfig().to_dict()

@@ -221,6 +221,7 @@ def test_heads_can_be_pruned(variant):
         torch.testing.assert_close(got.rows(layer, [0, 3]), theirs.rows(layer, [0, 3]), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.peer
 @pytest.mark.parametrize("variant", FACTORIZED)
 def test_a_directory_gives_the_same_model_back_and_transformers_refuses_it(variant, tmp_path):
     model, _ = variant_model(variant)

@@ -7,7 +7,10 @@ from torch.nn import functional
 from tests.checkpoints.image_peers import vit
 from tests.model.test_from_image import convert, perturbed, static
 from tests.model.variants import FACTORIZED
+from tests.peers import file_state
 from vivit_lab.errors import ConfigError
+
+pytestmark = pytest.mark.peer
 
 EPS = 1e-12
 
@@ -27,7 +30,7 @@ def plain(peer, frame, *, cls=True, own_only=0):
 
     Without ``cls`` it runs on its patches alone; the first ``own_only`` heads see their own patch only.
     """
-    state = peer.state_dict()
+    state = file_state(peer)
 
     def linear(x, name):
         return functional.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
@@ -94,7 +97,7 @@ def test_a_factorised_encoder_reads_the_mean_of_the_normalised_image_vectors(pee
     pixels = torch.randn(2, 6, 3, 24, 24)
     vectors = [plain(peer, frame)[0][:, 0] for frame in tubelet_frames(pixels).unbind(1)]
     mean = torch.stack([functional.layer_norm(x, x.shape[-1:], eps=EPS) for x in vectors]).mean(0)
-    state = peer.state_dict()
+    state = file_state(peer)
     want = functional.layer_norm(mean, mean.shape[-1:], state["layernorm.weight"], state["layernorm.bias"], EPS)
     torch.testing.assert_close(summary(model, pixels), want, rtol=1e-4, atol=1e-5)
     frame = torch.randn(2, 3, 24, 24)

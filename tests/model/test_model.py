@@ -292,6 +292,7 @@ def test_flash_attention_is_pinned(monkeypatch, recording):
     assert allowed == [(True, False, False)] * 3
 
 
+@pytest.mark.peer
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_the_peers(dtype):
     from tests.model.tiny import pair
@@ -341,6 +342,7 @@ def test_every_documented_activation_makes_a_model(name):
     assert torch.isfinite(tiny(hidden_act=name)(clips()).logits).all()
 
 
+@pytest.mark.peer
 @pytest.mark.parametrize("name", sorted(set(ACTIVATIONS) - {"selu"}))
 def test_activations_are_the_peers(name):
     from transformers.activations import ACT2FN

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-import transformers
 
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.config import VivitConfig
@@ -36,15 +35,24 @@ _RENAMES = {
 }
 
 
-def peer_name(name: str, *, classifier: bool = False) -> str:
-    """The peer's name of one of our parameters, written out independently of the package's own key map."""
+def file_name(name: str, *, classifier: bool = False) -> str:
+    """The name of one of our parameters in a file, written out independently of the package's own key map."""
     for ours, theirs in _RENAMES.items():
         name = name.replace(ours, theirs)
     return f"vivit.{name}" if classifier and not name.startswith("classifier") else name
 
 
+def peer_name(name: str, *, classifier: bool = False) -> str:
+    """The peer's name of one of our parameters."""
+    from tests.peers import in_memory
+
+    return in_memory(file_name(name, classifier=classifier))
+
+
 def pair(classifier: bool = True, attention: str = "eager", **fields: Any) -> tuple[Any, Any]:
     """Our model and the peer's, in evaluation mode, with the same random weights (positions and biases too)."""
+    import transformers  # not above: most tests want the sizes alone
+
     ours_fields = {**TINY, **fields}
     labels = {"num_labels": 5} | {key: ours_fields.pop(key) for key in ("num_labels",) if key in ours_fields}
     ours_class = VivitForVideoClassification if classifier else VivitModel

@@ -75,6 +75,7 @@ def test_defaults_in_numbers(size: tuple[int, int]) -> None:
     assert geometry.offset == (-((resized[0] - 224) // 2), -((resized[1] - 224) // 2))
 
 
+@pytest.mark.peer
 @pytest.mark.parametrize("frame", [(5, 8), (8, 5), (5, 5), (30, 5)], ids=str)
 @pytest.mark.parametrize("crop", [(10, 11), (11, 10), (6, 20)], ids=str)
 def test_padding_lies_where_the_peer_puts_it(frame: tuple[int, int], crop: tuple[int, int]) -> None:

@@ -17,6 +17,8 @@ from vivit_lab.processing.inputs import channel_layout, check_layout, looks_scal
 from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.video.clip import Clip
 
+pytestmark = pytest.mark.peer
+
 SMALL: dict[str, Any] = {"size": 20, "crop_size": 16}
 
 

@@ -20,6 +20,8 @@ from vivit_lab.processing.options import ProcessorOptions
 from vivit_lab.processing.processor import BatchFeature, VivitImageProcessor
 from vivit_lab.video.clip import Clip
 
+pytestmark = pytest.mark.peer
+
 
 @pytest.fixture(autouse=True)
 def _silent(monkeypatch: pytest.MonkeyPatch) -> None:

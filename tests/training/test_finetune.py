@@ -79,6 +79,7 @@ def test_other_frames_and_size(pair, folders, tmp_path):
     assert network.config.num_frames == 8
 
 
+@pytest.mark.peer
 def test_a_table_with_splits_and_stretches_trains_a_model_that_transformers_loads(pair, folders, tmp_path):
     import transformers
 

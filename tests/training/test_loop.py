@@ -1,7 +1,9 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -9,7 +11,15 @@ import torch
 from torch import nn
 
 from tests.training.tiny_run import PLAIN, Clips, CutOff, model
-from vivit_lab.errors import BackendError, ConfigError, InputError, MissingExtraError
+from vivit_lab.errors import (
+    BackendError,
+    CheckpointError,
+    ConfigError,
+    DamagedCheckpointError,
+    DamagedFileWarning,
+    InputError,
+    MissingExtraError,
+)
 from vivit_lab.model.classifier import VivitForVideoClassification
 from vivit_lab.model.views import mean_logits
 from vivit_lab.training.files import RunFiles, read_log
@@ -60,6 +70,91 @@ def test_a_run_that_was_cut_off_ends_bit_for_bit_where_an_uninterrupted_one_does
     ]
     assert logs[0] == logs[1]
     assert [line["step"] for line in logs[0]] == [3, 6, 6, 9, 12]
+
+
+def cut_off(folder, after=31):
+    """A run that was cut off after its checkpoints of steps 3, 6 and 9."""
+    serial = replace(ALL_ON, num_workers=0)
+    with pytest.raises(OSError, match="the disk is gone"):
+        train(model(), CutOff(after=after), serial, folder, progress=False)
+    return serial, sorted((folder / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "random_states_0.pkl", "run.json"])
+@pytest.mark.parametrize("damage", ["cut", "bit", "gone", "old"])
+def test_a_damaged_checkpoint_is_named_and_the_advice_works(name, damage, tmp_path):
+    config, checkpoints = cut_off(tmp_path)
+    newest = checkpoints[-1]
+    path = newest / name
+    if damage in ("gone", "old") and name == "run.json":
+        pytest.skip("without it, it is no checkpoint")
+    if damage == "old" and name.startswith("random"):
+        pytest.skip("Accelerate goes on without it")
+    if damage == "old":  # written before checkpoints had digests
+        run = json.loads((newest / "run.json").read_text())
+        del run["files"]
+        (newest / "run.json").write_text(json.dumps(run))
+    content = path.read_bytes()
+    half = len(content) // 2
+    path.unlink()
+    if damage != "gone":
+        changed = content[:half] + (b"" if damage != "bit" else bytes([content[half] ^ 128]) + content[half + 1 :])
+        path.write_bytes(changed)
+    named = str(path) if damage != "old" else str(newest)
+    with pytest.raises(DamagedCheckpointError) as caught:
+        train(model(), Clips(), config, tmp_path, resume=True, progress=False)
+    assert isinstance(caught.value, CheckpointError)
+    assert str(caught.value).startswith(f"{named} is damaged")
+    assert f"Remove {newest}, and the same command continues from {checkpoints[-2].name}" in str(caught.value)
+    shutil.rmtree(newest)
+    assert train(model(), Clips(), config, tmp_path, resume=True, progress=False).steps == config.steps
+
+
+def test_without_another_checkpoint_the_run_begins_anew(tmp_path):
+    config, (*_, newest) = cut_off(tmp_path, after=19)
+    for path in (tmp_path / "checkpoints").iterdir():
+        if path != newest:
+            shutil.rmtree(path)
+    (newest / "model.safetensors").write_bytes(b"")
+    with pytest.raises(DamagedCheckpointError, match=r"model\.safetensors is damaged .* same command begins anew"):
+        train(model(), Clips(), config, tmp_path, resume=True, progress=False)
+
+
+@pytest.mark.parametrize("every", [0, 3])
+def test_the_seconds_are_those_of_all_legs(every, tmp_path, monkeypatch):
+    clock = [0.0]
+
+    def now():
+        clock[0] += 0.001
+        return clock[0]
+
+    class Slow(CutOff):
+        def __getitem__(self, index):
+            clock[0] += 10.0
+            return super().__getitem__(index)
+
+    monkeypatch.setattr(time, "perf_counter", now)
+    serial = replace(ALL_ON, num_workers=0, log_every=1, evaluate_every=0, checkpoint_every=every)
+    for after in (13, 29):  # what is computed after a checkpoint is lost, and without any, all of it
+        with pytest.raises(OSError, match="the disk is gone"):
+            train(model(), Slow(after=after), serial, tmp_path, resume=True, progress=False)
+    result = train(model(), Slow(after=10**6), serial, tmp_path, resume=True, progress=False)
+    spent = clock[0]
+    assert spent - 2 * 10.0 * serial.batch_size * serial.accumulate * 2 <= result.seconds <= spent
+    assert json.loads((tmp_path / "training.json").read_text())["seconds"] == pytest.approx(result.seconds, abs=1)
+
+
+def test_a_damaged_line_of_the_log_is_left_out(tmp_path):
+    config, _ = cut_off(tmp_path)
+    log = tmp_path / "log.jsonl"
+    first, *others = log.read_text().splitlines(keepends=True)
+    log.write_text(first[:10] + "\x00\n" + "".join(others))
+    with pytest.warns(DamagedFileWarning, match=r"line 1 of .*log\.jsonl is damaged"):
+        assert len(read_log(tmp_path)) == len(others)
+    with pytest.warns(DamagedFileWarning, match=r"line 1 of .*log\.jsonl is damaged"):
+        result = train(model(), Clips(), config, tmp_path, resume=True, progress=False)
+    assert result.steps == config.steps
+    assert read_log(tmp_path)[-1]["step"] == config.steps
 
 
 def test_the_callers_randomness_is_left_alone(tmp_path):

@@ -125,7 +125,7 @@ def test_files_that_are_no_video(tmp_path):
     garbage.write_bytes(np.random.default_rng(0).bytes(5000))
     text.write_text("no video\n" * 50)
     cases = {
-        tmp_path: "is a directory; wanted the path of one video file",
+        tmp_path: "has no number in its name; wanted the path of one video file",
         empty: r"empty.mp4 is empty \(0 bytes\)",
         garbage: "garbage.mp4 cannot be opened as a video .* it is not media, or",
         text: "notes.txt is a text file, not a video",

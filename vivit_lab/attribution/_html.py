@@ -1,11 +1,11 @@
-"""How maps show themselves in a notebook; the pieces that any result may use are in ``vivit_lab.html``."""
+"""How maps show themselves in a notebook; the pieces that any result may use are in ``vivit_lab.show.html``."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from vivit_lab.colormap import choose_colormap, unit_interval, value_limits
-from vivit_lab.html import colour_scale, facts_table, report_html, row_of_tiles, tile
+from vivit_lab.show.html import Markup, colour_scale, facts_table, report_html, row_of_tiles, text_line, tile
 
 if TYPE_CHECKING:
     from vivit_lab.attribution.base import AttributionMap
@@ -44,7 +44,7 @@ def _facts(map: AttributionMap) -> str:
     return facts_table(entries)
 
 
-def pictures(map: AttributionMap) -> str:
+def pictures(map: AttributionMap) -> Markup:
     """Return the colour bar of a map, and a tile for each tubelet row of its clips."""
     values = map.relevance.cpu().numpy()
     colormap = choose_colormap(None, signed=map.signed)
@@ -56,12 +56,12 @@ def pictures(map: AttributionMap) -> str:
             for t, row in enumerate(clip[:_MOST_ROWS])
         )
         if len(values) > 1:
-            parts.append(f"<div>clip {number}</div>")
+            parts.append(text_line(f"clip {number}"))
         parts.append(row_of_tiles(made))
     for count, most, what in ((len(values), _MOST_CLIPS, "clips"), (map.grid.t, _MOST_ROWS, "tubelet rows")):
         if count > most:
-            parts.append(f"<div>{count - most} more {what} are not shown.</div>")
-    return "".join(parts)
+            parts.append(text_line(f"{count - most} more {what} are not shown."))
+    return Markup("").join(parts)
 
 
 def _frames(map: AttributionMap, t: int) -> str:

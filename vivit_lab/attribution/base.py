@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save
 
 from vivit_lab.errors import GridError, InputError
+from vivit_lab.files import stored_fields, stored_tensors
 from vivit_lab.grid import TokenGrid
 from vivit_lab.hooks.classes import all_names
 
@@ -139,21 +139,10 @@ class AttributionMap:
             InputError: the file is not an attribution map.
             FileNotFoundError: there is no such file.
         """
-        try:
-            with safe_open(os.fspath(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != _FORMAT or "map" not in metadata:
-                    raise InputError(f"{path} is a safetensors file, but not an attribution map ({_FORMAT})")
-                relevance = file.get_tensor("relevance")
-        except InputError:
-            raise
-        except FileNotFoundError:
-            raise
-        except Exception as error:
-            raise InputError(f"{path} is not an attribution map: {error}") from error
-        fields = json.loads(metadata["map"])
-        fields["grid"] = TokenGrid(**fields["grid"])
-        return cls(relevance, **fields)
+        fields, tensors = stored_tensors(path, f"an attribution map ({_FORMAT})", "map", format=_FORMAT)
+        with stored_fields(path, f"an attribution map ({_FORMAT})"):
+            fields["grid"] = TokenGrid(**fields["grid"])
+            return cls(tensors["relevance"], **fields)
 
     def __repr__(self) -> str:
         span = "no values" if is_fake(self.relevance) else "{:.3g}–{:.3g}".format(*self.limits)

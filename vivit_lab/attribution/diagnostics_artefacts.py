@@ -15,7 +15,7 @@ from vivit_lab.errors import InputError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.hooks.record import AttentionRecord
 from vivit_lab.hooks.values import ValueRecord
-from vivit_lab.html import facts_table, report_html
+from vivit_lab.show.html import facts_table, report_html
 
 __all__ = ["ArtefactTokens", "artefact_tokens"]
 

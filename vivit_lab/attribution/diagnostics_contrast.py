@@ -14,8 +14,8 @@ from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.errors import InputError
 from vivit_lab.hooks.classes import named_classes
 from vivit_lab.hooks.recorder import record_attention
-from vivit_lab.html import facts_table, report_html, rows_table
 from vivit_lab.model.classifier import VivitForVideoClassification
+from vivit_lab.show.html import facts_table, report_html, rows_table
 from vivit_lab.statistics.ranks import spearman
 from vivit_lab.video.clip import Clip
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vivit_lab.attribution.base import AttributionMap
-from vivit_lab.html import facts_table, report_html, tiles
+from vivit_lab.show.html import facts_table, report_html, tiles
 
 __all__ = ["SpaceTimeSeparation", "space_time_separation"]
 

@@ -13,7 +13,7 @@ from vivit_lab.attribution.reading import require_one_sequence
 from vivit_lab.errors import InputError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.hooks.record import AttentionRecord
-from vivit_lab.html import facts_table, report_html, rows_table
+from vivit_lab.show.html import facts_table, report_html, rows_table
 
 __all__ = ["AttentionSinks", "Sink", "attention_sinks"]
 

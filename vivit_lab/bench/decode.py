@@ -49,7 +49,7 @@ def write_test_movie(
 def decode_from_start(path: str | os.PathLike[str], indices: np.ndarray) -> np.ndarray:
     """Return frames (n, H, W, 3) uint8 by decoding every frame up to the last, as the documentation's helper does."""
     wanted, kept = {int(index) for index in indices}, {}
-    with av.open(os.fspath(path)) as container:
+    with open(path, "rb") as file, av.open(file, "r") as container:
         for number, frame in enumerate(container.decode(video=0)):
             if number in wanted:
                 kept[number] = frame.to_ndarray(format="rgb24")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import os
 from dataclasses import asdict, dataclass, field
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vivit_lab.errors import InputError
+from vivit_lab.files import read_json
+from vivit_lab.show.html import plain_table
 
 __all__ = ["BenchTable", "Column"]
 
@@ -108,7 +109,7 @@ class BenchTable:
             InputError: the file is not there, or holds something else.
         """
         try:
-            told = json.loads(Path(path).read_text(encoding="utf-8"))
+            told = read_json(path)
             columns = tuple(Column(**column) for column in told.pop("columns"))
             rows, notes = tuple(told.pop("rows")), tuple(told.pop("notes"))
             return cls(columns=columns, rows=rows, notes=notes, **told)
@@ -128,9 +129,4 @@ class BenchTable:
         return self.markdown()
 
     def _repr_html_(self) -> str:
-        heads = "".join(f"<th>{html.escape(column.title)}</th>" for column in self.columns)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>" for cells in self.cells()
-        )
-        tail = "".join(f"<p>{html.escape(line)}</p>" for line in self.remarks())
-        return f"<table><caption>{html.escape(self.title)}</caption><tr>{heads}</tr>{body}</table>{tail}"
+        return plain_table(self.title, [column.title for column in self.columns], self.cells(), self.remarks())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vivit_lab.html import facts_table, report_html, rows_table, tiles
+from vivit_lab.show.html import facts_table, report_html, rows_table, text_line, tiles
 
 if TYPE_CHECKING:
     from vivit_lab.bulk.results import BulkResults
@@ -32,5 +32,5 @@ def results_html(results: BulkResults) -> str:
         depth = mean.grid.tubelet[0]
         labels = [f"frames {row * depth}–{(row + 1) * depth - 1}" for row in range(mean.grid.t)]
         title = f"Mean map of {mean.provenance['mean_of']} clips, {mean.method}; {mean.scale}."
-        parts += [f"<div>{title}</div>", tiles(mean.relevance[0].numpy(), labels, signed=mean.signed)]
+        parts += [text_line(title), tiles(mean.relevance[0].numpy(), labels, signed=mean.signed)]
     return report_html(*parts)

@@ -16,8 +16,9 @@ from typing import Any
 import fsspec
 import numpy as np
 
+from vivit_lab.bulk.marks import mark_video
 from vivit_lab.bulk.rows import ClipRow, Decoded, Failure, Outcome
-from vivit_lab.errors import DecodeWarning, InputError, ShortClipWarning, StorageError
+from vivit_lab.errors import ColorWarning, DecodeWarning, FrameTimesWarning, InputError, ShortClipWarning, StorageError
 from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.video.clip import Clip
 from vivit_lab.video.index import load_index
@@ -25,6 +26,9 @@ from vivit_lab.video.read import read_clip, read_frames
 from vivit_lab.video.sample import uniform_frame_indices
 
 __all__ = ["DecodeSpec", "decode_one", "local_copy", "private_bytes", "read_row"]
+
+
+_NOTED = (ColorWarning, DecodeWarning, FrameTimesWarning, ShortClipWarning)
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ def decode_one(row: ClipRow, spec: DecodeSpec, content: bytes | None = None) -> 
         with local_copy(row.path, content) as path, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             stage, seconds["fetch"] = "decode", time.perf_counter() - began
+            mark = mark_video(row.path, path)  # before it is read: what is written meanwhile shows as a change
             clip = read_row(path, row, spec)
             seconds["decode"] = time.perf_counter() - began - seconds["fetch"]
             prepared = spec.processor.prepare(clip).pixel_values
@@ -80,10 +85,10 @@ def decode_one(row: ClipRow, spec: DecodeSpec, content: bytes | None = None) -> 
         return _failure(stage, row, error)
     except Exception as error:
         return _failure(stage, row, error)
-    notes = [str(one.message) for one in caught if issubclass(one.category, (DecodeWarning, ShortClipWarning))]
+    notes = [str(one.message) for one in caught if issubclass(one.category, _NOTED)]
     return Decoded(
         pixels, clip.indices.tolist(), clip.seconds.tolist(), clip.end, clip.size, clip.decode_warnings,
-        [note.replace(str(path), row.path) for note in notes], seconds,
+        [note.replace(str(path), row.path) for note in notes], seconds, mark,
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
+from vivit_lab.bulk.check import changed_clips, set_aside_damaged, tell_changed
 from vivit_lab.bulk.job import BulkJob
 from vivit_lab.bulk.local import Executor, LocalExecutor
 from vivit_lab.bulk.results import BulkResults
@@ -34,7 +35,9 @@ def run_bulk(
 ) -> BulkResults:
     """Explain a data set: begin a run, or go on with one that was cut off.
 
-    A clip that cannot be read or computed becomes a row that says why; nothing else stops for it. A script that calls
+    A clip that cannot be read or computed becomes a row that says why; nothing else stops for it. The parts that are
+    there are read first: a damaged one is named, moved to ``damaged/`` and computed again, and so are the rows of
+    videos that have changed since. A script that calls
     this wants ``if __name__ == "__main__":`` around it, because the decoding processes import the script.
 
     Args:
@@ -62,9 +65,14 @@ def run_bulk(
     engine = make_executor(executor)
     run = prepare_run(job, videos, out)
     run.store.sweep(time.time() - _STALE_SECONDS)
+    chosen = shard_range(shards, run.shards)
+    lost = set_aside_damaged(run, chosen, progress)
+    changed = changed_clips(run, chosen, progress)
+    tell_changed(run, changed, "Their rows are computed again, and lie over the old ones")
     drive(engine, ClipTask(run), run, shards, progress)
-    if retry_errors:
-        drive(engine, RetryTask(run), run, shards, progress, "trying again")
+    drive(engine, RetryTask(run, changed), run, list(changed), progress, "changed videos")
+    if retry_errors or lost:
+        drive(engine, RetryTask(run), run, shards if retry_errors else lost, progress, "trying again")
     return BulkResults.open(out)
 
 

@@ -125,7 +125,7 @@ def export_zarr(results: BulkResults, path: str | os.PathLike[str]) -> str:
         *(f"{name}_scale" for name in results.methods),
     ]
     narrow = {"prediction": np.full(len(results), -1, np.int32), "start_seconds": np.full(len(results), np.nan)}
-    for shard, table in zip(results.reader.parts, results.tables(columns), strict=True):
+    for shard, table in results.reader.numbered_tables(columns):
         rows = slice(shard * size, shard * size + len(table))
         for name, values in _arrays(results, table).items():
             made[name][rows] = values

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import html
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from vivit_lab.show.html import render
 
 __all__ = ["Card", "Gallery", "write_page"]
 
@@ -71,10 +70,5 @@ def write_page(gallery: Gallery, path: Path) -> Path:
     Returns:
         The path.
     """
-    data: dict[str, Any] = asdict(gallery)
-    # "<" is escaped, so that no text of a label or path can end the script
-    text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
-    page = (Path(__file__).with_name("gallery.html")).read_text(encoding="utf-8")
-    page = page.replace("{{title}}", html.escape(gallery.title)).replace("{{data}}", text)
-    path.write_text(page, encoding="utf-8")
+    path.write_text(render("gallery.html", title=gallery.title, data=asdict(gallery)), encoding="utf-8")
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vivit_lab.errors import InputError
+from vivit_lab.files import read_json
 from vivit_lab.heads.mask import HeadMask
 
 __all__ = ["MaskList"]
@@ -108,7 +108,7 @@ class MaskList:
             InputError: the file is neither, or names a head that is not there.
         """
         try:
-            found = json.loads(Path(path).read_text(encoding="utf-8"))
+            found = read_json(path)
         except (OSError, ValueError) as error:
             raise InputError(f"{path} holds no masks: {error}") from error
         if isinstance(found, dict) and found:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -67,6 +69,7 @@ class RayExecutor:
     def run(self, task: Task, shards: Sequence[int], on_shard: OnShard) -> None:
         """See ``Executor``."""
         import ray
+        from ray.exceptions import RayError
 
         from vivit_lab.bulk.ray_dispatch import Dispatch
         from vivit_lab.bulk.ray_work import ModelWorker
@@ -84,8 +87,9 @@ class RayExecutor:
             try:
                 Dispatch(task, models, shards, self.patience).run(on_shard)
             finally:
-                for model in models:
-                    ray.kill(model)
+                with suppress(RayError, ConnectionError):  # the cluster may be gone
+                    for model in models:
+                        ray.kill(model)
 
     @contextmanager
     def _connected(self) -> Iterator[None]:
@@ -100,9 +104,12 @@ class RayExecutor:
             # the share of the actor takes a whole CPU from decoding, so there is one more than is used
             options |= {"num_cpus": (self.workers or usable_cores()) + 1, "include_dashboard": False}
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a library does not report what its user does
+        on_stop = signal.getsignal(signal.SIGTERM)
         try:
             _check_address(self.address)
             ray.init(self.address or "local", **options)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, on_stop)  # Ray's own handler would leave this process at once
         except OSError as error:
             if self.address is None:
                 raise

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import LocalRayletDiedError, NodeDiedError, ObjectLostError, RayActorError, RayError
 
 from vivit_lab.bulk.decode import private_bytes
 from vivit_lab.bulk.local import OnShard
@@ -17,7 +18,7 @@ from vivit_lab.bulk.shard import ShardReport
 from vivit_lab.bulk.tasks import Task
 from vivit_lab.errors import BackendError
 
-__all__ = ["Dispatch"]
+__all__ = ["Dispatch", "in_words"]
 
 _TICK = 1.0  # seconds between two looks at what is late
 _SLOW = 3  # times the slowest shard so far: then another actor is given the same shard
@@ -61,6 +62,10 @@ class Dispatch:
             VivitLabError: the run cannot go on.
             BackendError: nothing was finished for too long, or an actor failed for good.
         """
+        with in_words():
+            self._run(on_shard)
+
+    def _run(self, on_shard: OnShard) -> None:
         news = time.monotonic()
         while self.left:
             self._give()
@@ -121,11 +126,32 @@ class Dispatch:
                 self.todo.extend([given.shard, *([kept[0]] if kept else [])])
 
 
-def _report(result: Any) -> ShardReport:
+@contextmanager
+def in_words() -> Iterator[None]:
+    """Say in words what to do where Ray itself fails; its own texts are a page of addresses and logs.
+
+    Raises:
+        BackendError: Ray lost what the run was working with, or cannot start it.
+    """
+    again = "Finished parts are whole: start the same command again, and it goes on where it stopped"
     try:
+        yield
+    except (RayActorError, NodeDiedError, LocalRayletDiedError, ObjectLostError) as error:
+        raise BackendError(
+            "Ray lost a node that the run worked on (its raylet or the machine ended), or a process with the model, "
+            f"and has nowhere to start it. {again}. If it happens again, see what ended it: the nodes' memory and "
+            f"disks, `ray status`, and Ray's own logs ({type(error).__name__})"
+        ) from error
+    except (RayError, ConnectionError) as error:
+        reason = next(filter(None, map(str.strip, str(error).splitlines())), "it gave no reason")
+        raise BackendError(
+            f"the Ray cluster failed ({type(error).__name__}: {reason[:200]}); see `ray status`. {again}"
+        ) from error
+
+
+def _report(result: Any) -> ShardReport:
+    with in_words():
         report: Any = ray.get(result)
-    except RayError as error:
-        raise BackendError(f"an actor of the Ray cluster failed for good: {error}") from error
     if isinstance(report, Exception):
         raise report
     return report

@@ -153,7 +153,7 @@ class ModelWorker:
         task: what is done; small, since Ray keeps it to start the actor anew.
         timeout: see ``RayDecoder``.
         ahead: see ``RayDecoder``.
-        threads: of the model on a CPU; equal everywhere, so that a shard gives the same bits wherever it is done.
+        threads: of the model on a CPU; equal everywhere, since another number of them sums in another order.
     """
 
     def __init__(self, task: Task, timeout: float, ahead: int, threads: int) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +15,7 @@ import pyarrow as pa
 
 from vivit_lab.bulk.run import BulkRun, part_name
 from vivit_lab.bulk.store import pc
-from vivit_lab.errors import InputError
+from vivit_lab.errors import DamagedFileError, DamagedFileWarning, InputError
 
 __all__ = ["PartReader", "values_of"]
 
@@ -27,6 +29,7 @@ class PartReader:
     """
 
     run: BulkRun
+    _told: set[str] = field(default_factory=set, init=False, repr=False)
 
     @cached_property
     def ids(self) -> pa.Array:
@@ -49,7 +52,12 @@ class PartReader:
         return list(self.run.layout.schema.names)
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """Go through the parts that are done, one table each.
+        """Go through the parts that are done, one table each; see ``numbered_tables``."""
+        for _, table in self.numbered_tables(columns):
+            yield table
+
+    def numbered_tables(self, columns: Sequence[str] | None = None) -> Iterator[tuple[int, pa.Table]]:
+        """Go through the parts that are done: number and table. A damaged one is left out, and told by a warning.
 
         Args:
             columns: which; all by default.
@@ -59,11 +67,38 @@ class PartReader:
         """
         names = self.check_columns(columns)
         for shard in self.parts:
-            table = self.run.store.read_table(f"clips/{part_name(shard)}", names)
-            if shard in self.overlays:
-                everything = range(len(table))
-                table = self._laid_over(table, self._ids_of(shard, everything), shard, names)
-            yield table.replace_schema_metadata(None)
+            try:
+                table = self.part(shard, names)
+            except DamagedFileError as error:
+                self._tell_damaged(shard, error)
+                continue
+            yield shard, table
+
+    def part(self, shard: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return columns of a part that is done, with rows of its overlays in their places.
+
+        Raises:
+            InputError: there is no such column.
+            DamagedFileError: the part is damaged.
+        """
+        names = self.check_columns(columns)
+        wanted = (self.run.layout.schema, len(self._ids_of(shard)))
+        table = self.run.store.read_table(f"clips/{part_name(shard)}", names, *wanted)
+        if shard in self.overlays:
+            table = self._laid_over(table, self._ids_of(shard), shard, names)
+        return table.replace_schema_metadata(None)
+
+    def _tell_damaged(self, shard: int, error: DamagedFileError, *, overlay: bool = False) -> None:
+        """Warn of a damaged file, once a reader."""
+        if str(error) in self._told:
+            return
+        self._told.add(str(error))
+        what = "the rows that were tried again in it" if overlay else f"its {len(self._ids_of(shard))} rows"
+        warnings.warn(
+            f"{error}. Until then {what} are missing: vivit-lab bulk run --out {self.run.store.root}",
+            DamagedFileWarning,
+            stacklevel=2,
+        )
 
     def rows(self, clips: Sequence[str | int], columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """Return rows in the order asked for, each with ``about``, what its part says of its maps.
@@ -74,6 +109,7 @@ class PartReader:
 
         Raises:
             InputError: there is no such clip or column, or the clip is not done yet.
+            DamagedFileError: the clip's part is damaged.
         """
         names, size = self.check_columns(columns), self.run.info["shard_size"]
         places = [self.place(clip) for clip in clips]
@@ -86,7 +122,7 @@ class PartReader:
     def about(self, shard: int) -> dict[str, Any]:
         """Return what a part that is done says of its maps: column → method, parameters, scale and more."""
         for name in (f"clips/{part_name(shard)}", *self.overlays.get(shard, [])):
-            with self.run.store.parquet(name) as file:
+            with suppress(DamagedFileError), self.run.store.parquet(name) as file:
                 if found := _about(file):
                     return found
         return {}
@@ -123,7 +159,8 @@ class PartReader:
         """Return rows of one part, by their place in it; only the groups of rows that hold them are read."""
         if shard not in self.parts:
             raise InputError(f"shard {shard} is not done yet; resume the run, or look at status()")
-        with self.run.store.parquet(f"clips/{part_name(shard)}") as file:
+        wanted = (self.run.layout.schema, len(self._ids_of(shard)))
+        with self.run.store.parquet(f"clips/{part_name(shard)}", *wanted) as file:
             group = file.metadata.row_group(0).num_rows
             groups = sorted({number // group for number in numbers})
             table = file.read_row_groups(groups, columns=names, use_threads=False)
@@ -138,16 +175,22 @@ class PartReader:
     def _laid_over(self, table: pa.Table, ids: pa.Array, shard: int, names: list[str]) -> pa.Table:
         """Return rows of a part, whose ids are given, with those of its overlays in place of the rows that failed."""
         for name in self.overlays[shard]:
-            newer = self.run.store.read_table(name, list(dict.fromkeys([*names, "clip_id"])))
+            wanted = list(dict.fromkeys([*names, "clip_id"]))
+            try:
+                newer = self.run.store.read_table(name, wanted, self.run.layout.schema)
+            except DamagedFileError as error:
+                self._tell_damaged(shard, error, overlay=True)
+                continue
             place = pc.index_in(ids, value_set=newer["clip_id"].combine_chunks())
             both = pa.concat_tables([part.select(names).replace_schema_metadata(None) for part in (table, newer)])
             own = pa.array(range(len(table)), pa.int32())
             table = both.take(pc.if_else(pc.is_valid(place), pc.add(place, len(table)), own))
         return table
 
-    def _ids_of(self, shard: int, numbers: Sequence[int]) -> pa.Array:
-        first = shard * self.run.info["shard_size"]
-        return self.ids.take(pa.array([first + number for number in numbers]))
+    def _ids_of(self, shard: int, numbers: Sequence[int] | None = None) -> pa.Array:
+        size = self.run.info["shard_size"]
+        here = self.ids.slice(shard * size, size)
+        return here if numbers is None else here.take(pa.array(numbers))
 
 
 def values_of(column: Any) -> list[Any]:

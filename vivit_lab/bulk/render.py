@@ -17,7 +17,8 @@ from vivit_lab.bulk.pool import start_worker
 from vivit_lab.bulk.rows import Failure
 from vivit_lab.colormap import choose_colormap, value_limits
 from vivit_lab.errors import InputError
-from vivit_lab.processes import usable_cores
+from vivit_lab.files import plain_name
+from vivit_lab.processes import end_workers, usable_cores
 from vivit_lab.progress import progress_bar
 from vivit_lab.render.movie import render_movie
 from vivit_lab.render.painter import make_painter
@@ -90,7 +91,7 @@ def _chosen(results: BulkResults, clips: Sequence[str | int] | None, count: int)
         wrong = [row["clip_id"] for row in rows if row["status"] != "ok"]
         if wrong or not rows:
             raise InputError(f"{', '.join(wrong[:5]) or 'no clip'} has no map; choose clips whose status is ok")
-        return list(dict.fromkeys(row["clip_id"] for row in rows))
+        return _named(results, [row["clip_id"] for row in rows])
     found: list[str] = []
     for table in results.tables(["clip_id", "status"]):
         found += [row["clip_id"] for row in table.to_pylist() if row["status"] == "ok"]
@@ -98,7 +99,12 @@ def _chosen(results: BulkResults, clips: Sequence[str | int] | None, count: int)
             break
     if not found:
         raise InputError(f"no clip of {results.run.store.root} has a map yet")
-    return found[:count]
+    return _named(results, found[:count])
+
+
+def _named(results: BulkResults, found: list[str]) -> list[str]:
+    """Return clips once each; their ids come from files and become names of files."""
+    return [plain_name(clip, f"a row of {results.run.store.root}") for clip in dict.fromkeys(found)]
 
 
 def _limits(results: BulkResults, chosen: list[str], method: str | None, percentile: float) -> tuple[float, float]:
@@ -134,7 +140,7 @@ def _draw(
                 if failure is not None:
                     failed[jobs[job]] = failure
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            end_workers(pool)
             raise
     return failed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,15 +18,17 @@ import torch
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.bulk._html import results_html
 from vivit_lab.bulk.aggregate import extremes, group_means, nearest
+from vivit_lab.bulk.compare import RunComparison, compare_runs, exact_columns
 from vivit_lab.bulk.decode import local_copy, read_row
 from vivit_lab.bulk.export import export_zarr
-from vivit_lab.bulk.reading import PartReader, values_of
+from vivit_lab.bulk.reading import PartReader
 from vivit_lab.bulk.rows import ClipRow
 from vivit_lab.bulk.run import BulkRun, open_run
-from vivit_lab.bulk.schema import MAP_PARTS, TIMES
+from vivit_lab.bulk.schema import MAP_PARTS
 from vivit_lab.bulk.status import RunStatus, read_status
 from vivit_lab.bulk.store import pc
-from vivit_lab.errors import InputError, MissingExtraError
+from vivit_lab.errors import DamagedFileError, InputError, MissingExtraError
+from vivit_lab.files import inside
 from vivit_lab.grid import TokenGrid
 from vivit_lab.video.clip import Clip
 
@@ -128,6 +131,9 @@ class BulkResults:
             "clips a second": rate,
             "time left": "none, it is done" if status.is_complete else left,
         }
+        if status.damaged:
+            names = ", ".join(status.damaged[:3]) + (", …" if len(status.damaged) > 3 else "")
+            words["damaged"] = f"{len(status.damaged)} ({names}): resume the run, and they are computed again"
         if status.accuracy is not None:
             words["accuracy"] = f"{status.accuracy:.4f}"
         return words
@@ -175,6 +181,7 @@ class BulkResults:
 
         Raises:
             InputError: there is no such clip, or it is not done yet.
+            DamagedFileError: its part is damaged.
         """
         row = self.reader.rows([clip], columns)[0]
         return {name: value for name, value in row.items() if name != "about"}
@@ -283,30 +290,63 @@ class BulkResults:
 
         Raises:
             InputError: the run kept none, or the clip failed.
+            DamagedFileError: their file is damaged or gone.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import load
 
         row = self.row(clip, ["clip_id", "hidden_file"])
         if row["hidden_file"] is None:
             raise InputError("there are no hidden states of this clip; run a job with hidden_states='cls' or 'tokens'")
-        return load(self.run.store.read(row["hidden_file"]))[row["clip_id"]]
+        root = self.run.store.root
+        inside(root, row["hidden_file"], f"a row of {root}")  # it is data: it must not lead elsewhere
+        try:
+            return load(self.run.store.read(row["hidden_file"]))[row["clip_id"]]
+        except (SafetensorError, KeyError, InputError) as error:
+            place = self.run.store.place(row["hidden_file"])
+            raise DamagedFileError(
+                f"{place} is damaged or gone ({error}); resume the run, and its part is computed again"
+            ) from error
 
     def digest(self) -> str:
-        """Return the sha256 of every row that is done, without what differs from run to run: times, names of files.
+        """Return the sha256 of what two runs of one job have in common to the bit.
+
+        That is: settings, weights and versions (the fingerprint), the columns, and of every row that is done the clip,
+        its label, whether and where it failed, the frames that were read and the video's size and digest. Logits, maps
+        and what follows from them are floats, which are promised up to rounding: ``compare`` and ``equals`` judge them.
 
         Two runs of one job over the same videos have one digest, however often each was cut off.
         """
-        names = [name for name in self.columns if name not in (*TIMES, "hidden_file")]
-        rows: dict[str, bytes] = {}
+        names, rows = exact_columns(self), {}
         for table in self.tables(names):
-            columns = [values_of(table[name]) for name in names]
-            for number, clip in enumerate(table["clip_id"].to_pylist()):
-                values = (column[number] for column in columns)
-                row = b"\0".join(
-                    value.tobytes() if hasattr(value, "tobytes") else repr(value).encode() for value in values
-                )
-                rows[clip] = hashlib.sha256(row).digest()
-        return hashlib.sha256(b"".join(clip.encode() + rows[clip] for clip in sorted(rows))).hexdigest()
+            for row in table.to_pylist():
+                rows[row["clip_id"]] = [row[name] for name in names]
+        about = [self.run.info["fingerprint"], self.columns, [rows[clip] for clip in sorted(rows)]]
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+    def compare(self, other: BulkResults, tolerance: float | None = None) -> RunComparison:
+        """Return what two runs differ in, clip by clip.
+
+        What is no float must be equal (see ``digest``). Numbers may lie apart by ``tolerance`` times the largest
+        magnitude of their row; those that are stored as halves (maps, statistics of heads) by one step of a half more,
+        since two numbers that are all but equal may be rounded to either side. Another class may be named where the
+        logits of the two lie within that distance.
+
+        Args:
+            other: the other run; it may be cut into other parts.
+            tolerance: None takes 1e-5 for float32, 0.02 for float16 and 0.1 for bfloat16.
+
+        Raises:
+            InputError: the tolerance is negative.
+
+        Example:
+            >>> print(BulkResults.open("run").compare(BulkResults.open("again")))
+        """
+        return compare_runs(self, other, tolerance)
+
+    def equals(self, other: BulkResults, tolerance: float | None = None) -> bool:
+        """Return whether two runs are equal up to rounding; see ``compare``."""
+        return self.compare(other, tolerance).is_equal
 
     def _source(self, row: dict[str, Any]) -> dict[str, Any]:
         geometry = self.run.processor.geometry(row["height"], row["width"])
@@ -341,7 +381,3 @@ class BulkResults:
         done = f"{len(self.reader.parts)} of {self.run.shards} parts"
         methods = ", ".join(self.run.job.methods)
         return f"BulkResults({self.run.store.root}: {len(self)} clips, {done}, {self.run.info['model_id']}, {methods})"
-
-
-def _bytes(value: Any) -> bytes:
-    return value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode()

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from vivit_lab.bulk.marks import VideoMark
+
 __all__ = ["ClipRow", "Decoded", "Failure", "Outcome", "clip_id"]
 
 
@@ -75,6 +77,7 @@ class Decoded:
         decode_warnings: how many times the decoder reported damage.
         notes: what the reader warned of, one text a warning.
         seconds: stage → seconds it took: ``"fetch"`` (downloads), ``"decode"``, ``"prepare"``.
+        mark: by what the file is known again.
     """
 
     pixels: np.ndarray
@@ -85,6 +88,7 @@ class Decoded:
     decode_warnings: int = 0
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    mark: VideoMark = field(default_factory=VideoMark)
 
     def columns(self) -> dict[str, Any]:
         """Return what a part says of the clip itself."""
@@ -98,6 +102,7 @@ class Decoded:
             "decode_warnings": self.decode_warnings,
             "notes": self.notes,
             **{f"seconds_{stage}": value for stage, value in self.seconds.items()},
+            **self.mark.columns(),
         }
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,12 +23,12 @@ from vivit_lab.bulk.decode import DecodeSpec
 from vivit_lab.bulk.job import BulkJob, fingerprint_of
 from vivit_lab.bulk.rows import ClipRow
 from vivit_lab.bulk.schema import PartLayout
-from vivit_lab.bulk.sources import list_clips
+from vivit_lab.bulk.sources import MANIFEST_SCHEMA, list_clips
 from vivit_lab.bulk.stages import ClipStage, find_batch_size, layout_of, load_model_of
 from vivit_lab.bulk.store import Store
+from vivit_lab.checkpoints.checkpoint import weights_digest
 from vivit_lab.checkpoints.hub import pin_revision
-from vivit_lab.errors import ConfigError, InputError
-from vivit_lab.faithfulness.evaluate import _digest as weights_digest
+from vivit_lab.errors import ConfigError, DamagedFileError, DamagedFileWarning, InputError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.processing.processor import VivitImageProcessor
@@ -48,10 +52,16 @@ class BulkRun:
     Args:
         store: where it is.
         info: the content of ``run.json``.
+        loaded: the model, where this process has loaded it already to know its weights.
     """
 
     store: Store
     info: dict[str, Any]
+    loaded: Any = field(default=None, compare=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel without the model: another process loads its own."""
+        return {"store": self.store, "info": self.info, "loaded": None}
 
     @cached_property
     def job(self) -> BulkJob:
@@ -104,13 +114,23 @@ class BulkRun:
             raise InputError(f"shard {shard} is outside 0..{self.shards - 1}")
         size, group = self.info["shard_size"], self.info["manifest_group"]
         first = shard * size
-        with self.store.parquet("manifest.parquet") as file:
+        with _manifest_advice(self), self.store.parquet("manifest.parquet", MANIFEST_SCHEMA) as file:
             table = file.read_row_group(first // group, use_threads=False).slice(first % group, size)
         return [ClipRow(**row) for row in table.to_pylist()]
 
+    def clips_of(self, shard: int) -> list[str]:
+        """Return the ids of a shard's clips."""
+        size = self.info["shard_size"]
+        return self._ids.slice(shard * size, size).to_pylist()
+
+    @cached_property
+    def _ids(self) -> pa.Array:
+        return self.manifest(["clip_id"])["clip_id"].combine_chunks()
+
     def manifest(self, columns: list[str] | None = None) -> pa.Table:
         """Return the manifest: clip_id, path, start, end, label."""
-        return self.store.read_table("manifest.parquet", columns)
+        with _manifest_advice(self):
+            return self.store.read_table("manifest.parquet", columns, MANIFEST_SCHEMA, self.clips)
 
     def class_of(self, label: str | None) -> int | None:
         """Return the index of a label, or None where there is no label or no classifier."""
@@ -129,9 +149,14 @@ class BulkRun:
         return found
 
     def stage(self, device: torch.device | str) -> ClipStage:
-        """Load the model onto a device."""
-        model, _ = load_model_of(self.job, device)
-        return ClipStage(self.job, model, self.info["batch_size"])
+        """Return what computes rows, with the model on a device."""
+        return ClipStage(self.job, self.model_on(device), self.info["batch_size"])
+
+    def model_on(self, device: torch.device | str) -> Any:
+        """Return the model on a device; the process that began or resumed the run has loaded it already."""
+        if self.loaded is not None:
+            return self.loaded.to(device)
+        return load_model_of(self.job, device)[0]
 
 
 def open_run(out: str | os.PathLike[str]) -> BulkRun:
@@ -140,11 +165,13 @@ def open_run(out: str | os.PathLike[str]) -> BulkRun:
     Raises:
         InputError: there is none.
         ConfigError: it was written in another format.
+        DamagedFileError: its ``run.json`` is damaged.
     """
     store = Store.at(out)
     info = store.read_json("run.json")
-    if info.get("format") != _FORMAT:
-        raise ConfigError(f"{store.place('run.json')} has the format {info.get('format')!r}; wanted {_FORMAT!r}")
+    if not isinstance(info, dict) or info.get("format") != _FORMAT:
+        kind = repr(info.get("format"))[:80] if isinstance(info, dict) else type(info).__name__
+        raise ConfigError(f"{store.place('run.json')} has the format {kind}; wanted {_FORMAT!r}")
     return BulkRun(store, info)
 
 
@@ -174,18 +201,19 @@ def prepare_run(
     if found is None:
         assert table is not None, "it was asked for above"
         found = _create(store, wanted, table, model, processor, fingerprint)
+    _mend_manifest(found, table)
     _check_same(found, wanted, fingerprint, table)
-    return found
+    return replace(found, loaded=model)
 
 
 def _fingerprint(job: BulkJob, model: Any, processor: VivitImageProcessor) -> dict[str, str]:
-    """Return what decides the numbers. The batch size does, in the last bits, but it is the folder's own."""
+    """Return what decides the numbers. The batch size does too, by rounding, but it is the folder's own."""
     libraries = {name: list(version) for name, version in av.library_versions.items()}
     return fingerprint_of(
         replace(job, batch_size=None),
         methods=[repr(method) for _, method in job.built()],  # with the defaults, which may change
         numerics=_NUMERICS,
-        weights=weights_digest(model),
+        weights=weights_digest(model.state_dict()),
         vivit_lab=__version__,
         decoder={"av": av.__version__, **libraries},
         processor=processor.to_dict(),
@@ -213,6 +241,7 @@ def _create(
         "job": {**job.to_dict(), **_pinned(job)},
         "fingerprint": fingerprint,
         "clips": len(table),
+        "clips_digest": _clips_digest(table),
         "shard_size": job.shard_size,
         "manifest_group": group,
         "batch_size": batch,
@@ -263,6 +292,39 @@ def _check_same(run: BulkRun, job: BulkJob, fingerprint: dict[str, str], table: 
                 f"{run.store.root} has other labels for {len(changed)} clips, the first {first}: {stored[first]!r} "
                 f"there, {ours[first]!r} here; name another folder, or resume with the old labels (name no videos)"
             )
+
+
+def _mend_manifest(run: BulkRun, table: pa.Table | None) -> None:
+    """Write a manifest that is damaged again, where the same clips were named."""
+    name = "manifest.parquet"
+    try:
+        run.store.check_table(name, MANIFEST_SCHEMA, run.clips)
+    except DamagedFileError as error:
+        if table is None or _clips_digest(table) != run.info.get("clips_digest"):
+            with _manifest_advice(run):
+                raise
+        moved = run.store.set_aside(name, str(error))
+        run.store.write_table(name, table, row_group=run.info["manifest_group"])
+        text = f"{run.store.place(name)} was damaged; moved to {moved} and written again from the videos named"
+        warnings.warn(text, DamagedFileWarning, stacklevel=4)
+
+
+def _clips_digest(table: pa.Table) -> str:
+    """Return what tells a list of clips and labels from others."""
+    rows = [table[name].to_pylist() for name in ("clip_id", "label")]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+@contextmanager
+def _manifest_advice(run: BulkRun) -> Iterator[None]:
+    """Say what to do where the manifest is damaged."""
+    try:
+        yield
+    except DamagedFileError as error:
+        raise DamagedFileError(
+            f"{run.store.place('manifest.parquet')}, the list of the run's clips, is damaged: start the command again "
+            "with the same VIDEOS, and it is written again; or put back a copy of it"
+        ) from error
 
 
 def _labels_of(table: pa.Table) -> dict[str, str | None]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from vivit_lab.bulk.marks import MARKS
 from vivit_lab.bulk.rows import ClipRow, Failure
 
 __all__ = ["MAP_PARTS", "TIMES", "PartLayout", "row_of"]
@@ -58,6 +59,7 @@ class PartLayout:
         heads: layers × heads.
         maps: names of the map columns.
         head_statistics: whether there are statistics of the heads.
+        marks: whether rows say which file they were computed from; runs of earlier versions do not.
     """
 
     tubelets: int
@@ -65,6 +67,7 @@ class PartLayout:
     heads: int
     maps: tuple[str, ...]
     head_statistics: bool
+    marks: bool = False
 
     @property
     def wide(self) -> list[str]:
@@ -84,7 +87,7 @@ class PartLayout:
             fields[name] = pa.list_(pa.field("element", kind, nullable=False), width)
         beside = {"scale": pa.float32(), "cls": pa.float32(), "target": pa.string()}
         fields |= {f"{name}_{part}": beside[part] for name in self.maps for part in MAP_PARTS}
-        return pa.schema(list((fields | _AFTER).items()))
+        return pa.schema(list((fields | _AFTER | (MARKS if self.marks else {})).items()))
 
     def _wide(self) -> dict[str, tuple[pa.DataType, int]]:
         found = {"logits": (pa.float32(), self.classes)} if self.classes else {}

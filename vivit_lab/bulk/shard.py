@@ -85,7 +85,8 @@ def run_shard(rows: Sequence[ClipRow], decoder: Decoder, model: Stage, sink: Sin
     """Process one shard; free of any engine.
 
     Batches have a fixed shape: a slot whose clip failed, and the slots after the last clip, repeat another clip. So the
-    numbers of a clip do not depend on what became of its neighbours, and a second execution gives the same bits.
+    numbers of a clip do not depend on what became of its neighbours, and a second execution gives them again, equal to
+    rounding.
 
     Args:
         rows: the clips.

@@ -117,7 +117,8 @@ def head_columns(record: AttentionRecord, *, all_queries: bool = False) -> dict[
 
     ``heads.head_statistics`` is the study of a model: a dozen numbers, of rows without their CLS entry, clip by clip,
     with random queries and standard errors. Here a whole batch is read at once, the entropy is that of the full row,
-    and the queries are the same in every run, so that a resumed part has the same bits.
+    and the queries are the same in every run, so that a part that is computed again
+    differs by rounding alone.
 
     Args:
         record: of a forward pass.
@@ -179,6 +180,7 @@ def layout_of(job: BulkJob, config: VivitConfig, *, is_classifier: bool) -> Part
         heads=config.num_attention_layers * config.num_attention_heads,
         maps=tuple(name for name, _ in job.built()),
         head_statistics=job.head_statistics != "none",
+        marks=True,
     )
 
 

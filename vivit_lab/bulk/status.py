@@ -9,6 +9,7 @@ from typing import Any
 
 from vivit_lab.bulk.run import BulkRun, part_name
 from vivit_lab.bulk.store import pc
+from vivit_lab.errors import DamagedFileError
 
 __all__ = ["RunStatus", "read_status"]
 
@@ -31,6 +32,8 @@ class RunStatus:
             with fewer than two.
         seconds_left: at that rate; None where it is not known, 0 when all is done.
         accuracy: over clips with labels; None where there are none.
+        damaged: files of parts and overlays that are cut off or altered; what they held is not counted above, and is
+            computed again when the run is resumed.
     """
 
     parts: int
@@ -42,6 +45,7 @@ class RunStatus:
     clips_per_second: float | None
     seconds_left: float | None
     accuracy: float | None
+    damaged: tuple[str, ...] = ()
 
     @property
     def is_complete(self) -> bool:
@@ -62,12 +66,23 @@ def read_status(run: BulkRun) -> RunStatus:
     written = sorted(run.store.listing("clips").values())
     done, overlays = sorted(run.done()), run.overlays()
     rows = errors = retried = right = labelled = 0
+    damaged: list[str] = []
+    columns, schema = ["clip_id", "status", "correct"], run.layout.schema
     for shard in done:
-        table = run.store.read_table(f"clips/{part_name(shard)}", ["clip_id", "status", "correct"])
+        name = f"clips/{part_name(shard)}"
+        try:
+            table = run.store.read_table(name, columns, schema, len(run.clips_of(shard)))
+        except DamagedFileError:
+            damaged.append(name)
+            continue
         rows += len(table)
         newest = {row["clip_id"]: row for row in table.to_pylist()} if shard in overlays else None
         for name in overlays.get(shard, []):
-            again = run.store.read_table(name, ["clip_id", "status", "correct"]).to_pylist()
+            try:
+                again = run.store.read_table(name, columns, schema).to_pylist()
+            except DamagedFileError:
+                damaged.append(name)
+                continue
             retried += len(again)
             newest = (newest or {}) | {row["clip_id"]: row for row in again}
         if newest is not None:
@@ -77,9 +92,11 @@ def read_status(run: BulkRun) -> RunStatus:
         right += pc.sum(table["correct"]).as_py() or 0
     rate = _rate(written, rows)
     left = 0.0 if rows >= run.clips else (run.clips - rows) / rate if rate else None
+    whole = len(done) - sum(name.startswith("clips/") for name in damaged)
+    accuracy = right / labelled if labelled else None
     return RunStatus(
-        run.shards, len(done), run.clips, rows, errors, retried, rate, left, right / labelled if labelled else None
-    )
+        run.shards, whole, run.clips, rows, errors, retried, rate, left, accuracy, tuple(damaged)
+    )  # fmt: skip
 
 
 def _rate(written: list[float], rows: int) -> float | None:

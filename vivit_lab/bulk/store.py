@@ -2,17 +2,24 @@
 
 A part is written to a temporary file, brought to the disk, renamed into place, and its directory brought to the disk
 too; an object store gets it in one request that creates and never replaces; other file systems of fsspec have a draft
-moved into place, or are refused where they cannot. So a part that exists is complete, and nothing else says so.
+moved into place, or are refused where they cannot. So a part that exists was written to its end.
+
+What became of it since is another question. Between a part's data and its footer stand the sha256 of both, in a gap
+that readers of Parquet do not look at; and each page has a checksum. So damage is told from whatever is read, and never
+read as numbers.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import os
+import time
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,9 +31,10 @@ import pyarrow.compute
 import pyarrow.parquet
 from fsspec.spec import AbstractFileSystem
 
-from vivit_lab.errors import InputError, StorageError
+from vivit_lab.errors import DamagedFileError, InputError, StorageError
+from vivit_lab.files import parse_json
 
-__all__ = ["Store", "file_system_of", "pc", "pq"]
+__all__ = ["Store", "file_system_of", "pc", "pq", "seconds_of"]
 
 # they make their functions when they are imported, which type checkers do not see
 pc: Any = pyarrow.compute
@@ -37,6 +45,9 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 _BUCKETS = {"s3", "gs", "abfs", "oss"}  # have no folders; making one would make a bucket whose name is misspelt
 _LOCK = "lock"  # in the folder of drafts
 _ROW_GROUP = 64  # rows; what is read for one map
+_SEAL = b"vivit_lab.sha256"  # what follows are the digests of the data before it, and of the footer after it
+_SEAL_BYTES = len(_SEAL) + 2 * hashlib.sha256().digest_size
+_FOOTER_BYTES = 8  # at the end of a Parquet file: its length, and PAR1
 
 
 @dataclass(frozen=True)
@@ -92,7 +103,7 @@ class Store:
             found = fs.ls(f"{root}/{folder}", detail=True)
         except FileNotFoundError:
             return {}
-        return {one["name"].rpartition("/")[2]: _seconds(one) for one in found if one["type"] == "file"}
+        return {one["name"].rpartition("/")[2]: seconds_of(one) for one in found if one["type"] == "file"}
 
     def read(self, name: str) -> bytes:
         """Return a file's content.
@@ -113,18 +124,99 @@ class Store:
 
         Raises:
             InputError: there is no such file.
+            DamagedFileError: it is no JSON any more.
         """
-        return json.loads(self.read(name))
+        content = self.read(name)
+        try:
+            return parse_json(content, "what it holds")
+        except InputError as error:
+            raise DamagedFileError(
+                f"{self.place(name)} is damaged ({error}). Put back a copy of it, or begin anew in another folder; the "
+                "parts beside it are plain Parquet files, which other programs read without it"
+            ) from error
 
-    def parquet(self, name: str) -> Any:
-        """Open a Parquet file; on a local disk only what is asked for is read."""
-        source = pa.memory_map(self.place(name)) if self.is_local else io.BytesIO(self.read(name))
-        return pq.ParquetFile(source)
+    @contextmanager
+    def parquet(self, name: str, schema: pa.Schema | None = None, rows: int | None = None) -> Iterator[Any]:
+        """Open a Parquet file; on a local disk only what is asked for is read.
 
-    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """Return columns of a Parquet file."""
-        with self.parquet(name) as file:
+        Args:
+            name: of the file.
+            schema: the columns that it must have, metadata aside.
+            rows: how many rows it must have.
+
+        Raises:
+            DamagedFileError: the file, or what is read of it within the block, is cut off or altered; or it has other
+                columns or rows.
+        """
+        try:
+            source: Any = pa.memory_map(self.place(name)) if self.is_local else io.BytesIO(self.read(name))
+            _check_footer(source)
+            with pq.ParquetFile(source, page_checksum_verification=True) as file:
+                if schema is not None and not _same_columns(file.schema_arrow, schema):
+                    raise _Damage("it has other columns than the run's parts")
+                if rows is not None and file.metadata.num_rows != rows:
+                    raise _Damage(f"it has {file.metadata.num_rows} rows, wanted {rows}")
+                yield file
+        except (pa.ArrowException, OSError, _Damage) as error:
+            if isinstance(error, OSError) and (error.errno is not None or isinstance(error, FileNotFoundError)):
+                raise  # the disk's or the network's failure, not the file's
+            raise DamagedFileError(
+                f"{self.place(name)} is damaged ({_first_line(error)}); resume the run, and it is moved aside and made "
+                "anew"
+            ) from error
+
+    def read_table(
+        self, name: str, columns: list[str] | None = None, schema: pa.Schema | None = None, rows: int | None = None
+    ) -> pa.Table:
+        """Return columns of a Parquet file; see ``parquet``."""
+        with self.parquet(name, schema, rows) as file:
             return file.read(columns=columns, use_threads=False)
+
+    def check_table(self, name: str, schema: pa.Schema | None = None, rows: int | None = None) -> None:
+        """Read all of a Parquet file, and raise if a bit of it is not as it was written.
+
+        A file of an earlier version has no digest of its data: its columns are decoded instead.
+
+        Raises:
+            DamagedFileError: see ``parquet``.
+        """
+        with self.parquet(name, schema, rows) as file:
+            content = memoryview(Path(self.place(name)).read_bytes() if self.is_local else self.read(name))
+            footer = _footer_start(content)
+            seal = bytes(content[footer - _SEAL_BYTES : footer])
+            if seal.startswith(_SEAL):
+                digest = hashlib.sha256(content[: footer - _SEAL_BYTES]).digest()
+                if digest != seal[len(_SEAL) : len(_SEAL) + len(digest)]:
+                    raise _Damage("its data is not what was written")
+            else:
+                file.read(use_threads=False)
+
+    def set_aside(self, name: str, reason: str) -> str | None:
+        """Move a file into the folder ``damaged``, with the reason beside it.
+
+        Args:
+            name: of the file.
+            reason: why.
+
+        Returns:
+            The place where it is now; None where somebody else has moved it.
+
+        Raises:
+            StorageError: see ``write``.
+        """
+        target = f"damaged/{name.replace('/', '-')}.{uuid.uuid4().hex[:8]}"
+        try:
+            if self.is_local:
+                Path(self.place("damaged")).mkdir(exist_ok=True)
+                os.rename(self.place(name), self.place(target))
+            else:
+                fs, root = self._remote
+                fs.makedirs(f"{root}/damaged", exist_ok=True)
+                fs.mv(f"{root}/{name}", f"{root}/{target}")
+        except FileNotFoundError:
+            return None
+        self.write_json(f"{target}.json", {"file": name, "reason": reason, "seconds": time.time()})
+        return self.place(target)
 
     def write(self, name: str, content: bytes, *, replace: bool = True) -> bool:
         """Write a file whole.
@@ -209,8 +301,9 @@ class Store:
             row_group_size=row_group,
             use_dictionary=_texts(table.schema),  # numbers of maps repeat too seldom
             use_byte_stream_split=leaves,
+            write_page_checksum=True,
         )
-        return self.write(name, buffer.getvalue())
+        return self.write(name, _sealed(buffer.getvalue()))
 
     def sweep(self, older_than: float) -> int:
         """Remove drafts that a killed run left, written before a time (seconds since 1970); return how many."""
@@ -219,6 +312,46 @@ class Store:
         for name in left:
             Path(self.place(f"_tmp/{name}")).unlink(missing_ok=True)
         return len(left)
+
+
+class _Damage(Exception):
+    """Why a file is not what was written."""
+
+
+def _sealed(content: bytes) -> bytes:
+    """Return a Parquet file with the digests of its data and of its footer between the two."""
+    footer = _footer_start(memoryview(content))
+    data, end = content[:footer], content[footer:]
+    return data + _SEAL + hashlib.sha256(data).digest() + hashlib.sha256(end).digest() + end
+
+
+def _footer_start(content: memoryview) -> int:
+    """Return where the footer of a Parquet file begins."""
+    return len(content) - _FOOTER_BYTES - int.from_bytes(content[-_FOOTER_BYTES : -_FOOTER_BYTES + 4], "little")
+
+
+def _check_footer(source: Any) -> None:
+    """Raise if the end of a Parquet file is missing or altered; one of an earlier version has no digest of it."""
+    source.seek(0, os.SEEK_END)
+    size = source.tell()
+    source.seek(max(size - _FOOTER_BYTES, 0))
+    end = source.read(_FOOTER_BYTES)
+    start = size - _FOOTER_BYTES - int.from_bytes(end[:4], "little")
+    if len(end) < _FOOTER_BYTES or end[4:] != b"PAR1" or start < 4:
+        raise _Damage(f"it has {size} bytes and no end of a Parquet file")
+    source.seek(max(start - _SEAL_BYTES, 0))
+    seal = source.read(start - max(start - _SEAL_BYTES, 0))
+    if seal.startswith(_SEAL) and hashlib.sha256(source.read()).digest() != seal[-hashlib.sha256().digest_size :]:
+        raise _Damage("its footer is not what was written")
+    source.seek(0)
+
+
+def _same_columns(found: pa.Schema, wanted: pa.Schema) -> bool:
+    return found.names == wanted.names and all(map(pa.DataType.equals, found.types, wanted.types))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def file_system_of(name: str) -> tuple[Any, str]:
@@ -297,7 +430,8 @@ def _texts(schema: pa.Schema) -> list[str]:
     return found
 
 
-def _seconds(entry: dict[str, Any]) -> float:
+def seconds_of(entry: dict[str, Any]) -> float:
+    """Return when a file was written, of what a file system of fsspec tells: seconds since 1970, 0 if it does not."""
     for key in ("mtime", "LastModified", "last_modified", "created"):
         value = entry.get(key)
         if value is not None:

@@ -14,17 +14,21 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from vivit_lab.bulk.check import check_tables, tell_changed
 from vivit_lab.bulk.decode import DecodeSpec
+from vivit_lab.bulk.marks import MARKS, VideoMark, has_changed
 from vivit_lab.bulk.masks import MaskList
 from vivit_lab.bulk.rows import ClipRow, Failure
 from vivit_lab.bulk.run import BulkRun
 from vivit_lab.bulk.shard import Result, Sink, Stage
-from vivit_lab.bulk.stages import autocast_of, load_model_of
+from vivit_lab.bulk.stages import autocast_of
 from vivit_lab.errors import ConfigError, InputError
 from vivit_lab.hooks.recorder import evaluating
 from vivit_lab.model.classifier import VivitForVideoClassification
 
 __all__ = ["SWEEP_SCHEMA", "HeadSweepTask", "prepare_sweep"]
+
+_VIDEOS = "vivit_lab.videos"  # in a part's metadata: clip → by what its video is known again
 
 SWEEP_SCHEMA = pa.schema(
     [
@@ -91,6 +95,36 @@ class HeadSweepTask:
         done = self.done()
         return [shard for shard in range(self.run.shards) if self.missing(shard, done)]
 
+    def set_aside_damaged(self, shards: Sequence[int], progress: bool | None = None) -> None:
+        """Move parts aside that are damaged, or of a shard of which a video has changed; each is told by a warning.
+
+        Args:
+            shards: which are looked at.
+            progress: show a bar; None shows it on a terminal.
+        """
+        done = self.done()
+        parts = {shard: [part for part in self.missing(shard, set()) if part in done] for shard in shards}
+        check_tables(self.run.store, [part for names in parts.values() for part in names], SWEEP_SCHEMA, progress)
+        still = self.done()
+        changed: dict[int, list[str]] = {}
+        for shard, names in parts.items():
+            marks = self._marks([part for part in names if part in still])
+            paths = {row.clip_id: row.path for row in self.run.rows(shard)} if marks else {}
+            if wrong := [clip for clip, mark in marks.items() if has_changed(paths[clip], mark)]:
+                changed[shard] = wrong
+        tell_changed(self.run, changed, f"The parts of the sweep {self.name} that they are in are computed again")
+        for shard in changed:
+            for part in still.intersection(parts[shard]):
+                self.run.store.set_aside(part, "a video has changed")
+
+    def _marks(self, parts: Sequence[str]) -> dict[str, VideoMark]:
+        """Return what the first of a shard's parts says of its videos."""
+        for part in parts[:1]:
+            with self.run.store.parquet(part) as file:
+                known = json.loads((file.schema_arrow.metadata or {}).get(_VIDEOS.encode(), b"{}"))
+            return {clip: VideoMark(*mark) for clip, mark in known.items()}
+        return {}
+
     def rows(self, shard: int) -> list[ClipRow]:
         """See ``Task``."""
         return self.run.rows(shard)
@@ -102,8 +136,7 @@ class HeadSweepTask:
 
     def stage(self, device: torch.device | str) -> Stage:
         """See ``Task``."""
-        model, _ = load_model_of(self.run.job, device)
-        return SweepStage(self, model, self.run.info["batch_size"])
+        return SweepStage(self, self.run.model_on(device), self.run.info["batch_size"])
 
     def sink(self, shard: int) -> Sink:
         """See ``Task``."""
@@ -156,7 +189,7 @@ class SweepSink:
     def __call__(self, part: str, results: Sequence[Result]) -> None:
         """Write a part; see ``Sink``."""
         first = _block_of(part) * self.task.info["block_size"]
-        tables = [SWEEP_SCHEMA.empty_table()]
+        tables, marks = [SWEEP_SCHEMA.empty_table()], {}
         for row, result in zip(self.rows, results, strict=True):
             label = self.task.run.class_of(row.label)
             if isinstance(result, Failure):
@@ -165,6 +198,7 @@ class SweepSink:
                 failed = {"clip_id": row.clip_id, "mask": -1, "status": "error", "error": result.message}
                 tables.append(pa.Table.from_pylist([{**failed, "label_index": label}], schema=SWEEP_SCHEMA))
                 continue
+            marks[row.clip_id] = [result[name] for name in MARKS]
             found = judge(result["clean"], result["masked"], label)
             count = len(result["masked"])
             columns = {
@@ -176,7 +210,8 @@ class SweepSink:
                 **found,
             }
             tables.append(pa.table(columns, schema=SWEEP_SCHEMA))
-        self.task.run.store.write_table(part, pa.concat_tables(tables), row_group=1 << 16)
+        table = pa.concat_tables(tables).replace_schema_metadata({_VIDEOS: json.dumps(marks)})
+        self.task.run.store.write_table(part, table, row_group=1 << 16)
 
 
 def judge(clean: np.ndarray, masked: np.ndarray, label: int | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,15 +12,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vivit_lab.bulk.engine import drive, make_executor
+from vivit_lab.bulk.engine import drive, make_executor, shard_range
 from vivit_lab.bulk.job import BulkJob
 from vivit_lab.bulk.local import Executor
 from vivit_lab.bulk.masks import MaskList
 from vivit_lab.bulk.run import open_run, prepare_run
 from vivit_lab.bulk.store import pc
 from vivit_lab.bulk.sweep import SWEEP_SCHEMA, HeadSweepTask, prepare_sweep
-from vivit_lab.errors import InputError
-from vivit_lab.html import facts_table, report_html, rows_table, tiles
+from vivit_lab.errors import DamagedFileError, DamagedFileWarning, InputError
+from vivit_lab.show.html import facts_table, report_html, rows_table, tiles
 
 __all__ = ["HeadSweepResults", "sweep_heads"]
 
@@ -53,9 +54,16 @@ class HeadSweepResults:
         return len(self.task.done()), self.task.run.shards * self.task.blocks
 
     def tables(self) -> Iterator[pa.Table]:
-        """Go through the parts that are done; the columns are ``SWEEP_SCHEMA``'s."""
+        """Go through the parts that are done; the columns are ``SWEEP_SCHEMA``'s.
+
+        A damaged one is left out, and told by a warning.
+        """
         for name in sorted(self.task.done()):
-            yield self.task.run.store.read_table(name)
+            try:
+                yield self.task.run.store.read_table(name, None, SWEEP_SCHEMA).replace_schema_metadata(None)
+            except DamagedFileError as error:
+                text = f"{error}. Until then its rows are missing: start the same sweep again"
+                warnings.warn(text, DamagedFileWarning, stacklevel=2)
 
     def table(self) -> pa.Table:
         """Return all rows, one for each clip and mask."""
@@ -180,5 +188,6 @@ def sweep_heads(
     if not isinstance(masks, MaskList):
         masks = masks(folder.info["layers"], folder.info["heads"])
     task = prepare_sweep(folder, masks, name=name, block_size=block_size)
+    task.set_aside_damaged(shard_range(shards, folder.shards), progress)
     drive(make_executor(executor), task, folder, shards, progress, f"heads, {len(masks)} masks")
     return HeadSweepResults(task)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from vivit_lab.bulk.rows import ClipRow
 from vivit_lab.bulk.run import BulkRun, part_name
 from vivit_lab.bulk.schema import row_of
 from vivit_lab.bulk.shard import Result, Sink, Stage
+from vivit_lab.errors import DamagedFileError
 
 __all__ = ["ClipTask", "RetryTask", "Task"]
 
@@ -82,19 +84,27 @@ class ClipTask:
 
 @dataclass(frozen=True)
 class RetryTask(ClipTask):
-    """The clips that failed, once more; what comes of them goes into overlays, and no part is touched.
+    """Some clips once more; what comes of them goes into overlays, and no part is touched.
 
     Args:
         run: the folder.
+        clips: shard → which; None takes all that failed.
     """
 
+    clips: Mapping[int, Sequence[str]] | None = field(default=None, hash=False)
+
     @cached_property
-    def _failed(self) -> dict[int, list[str]]:
+    def _failed(self) -> Mapping[int, Sequence[str]]:
+        if self.clips is not None:
+            return self.clips
         found = {}
         for shard in sorted(self.run.done()):
             failed: dict[str, bool] = {}
             for name in [f"clips/{part_name(shard)}", *self._overlays.get(shard, [])]:
-                rows = self.run.store.read_table(name, ["clip_id", "status"])
+                try:
+                    rows = self.run.store.read_table(name, ["clip_id", "status"], self.run.layout.schema)
+                except DamagedFileError:
+                    continue  # of a shard that this process was not asked for; else it was set aside before
                 failed |= {row["clip_id"]: row["status"] == "error" for row in rows.to_pylist()}
             if any(failed.values()):
                 found[shard] = [name for name, wrong in failed.items() if wrong]
@@ -115,7 +125,8 @@ class RetryTask(ClipTask):
 
     def sink(self, shard: int) -> Sink:
         """See ``Task``."""
-        number = len(self._overlays.get(shard, []))
+        last = self._overlays.get(shard, [])[-1:]  # one before it may have been set aside
+        number = int(last[0].removesuffix(".parquet").rpartition(".")[2]) + 1 if last else 0
         name = f"overlay/{part_name(shard).removesuffix('.parquet')}.{number:03d}.parquet"
         return PartSink(self.run, self.rows(shard), shard, name, retries=True)
 
@@ -143,16 +154,20 @@ class PartSink:
         ]
         hidden = {row["clip_id"]: row.pop("hidden") for row in rows if "hidden" in row}
         about = [row.pop("about") for row in rows if "about" in row]
-        file = self._write_hidden(hidden) if hidden else None
+        file, digest = self._write_hidden(hidden) if hidden else (None, None)
         for row in rows:
             row["hidden_file"] = file if row["clip_id"] in hidden else None
         table = self.run.layout.table(rows)
         known = {"vivit_lab.maps": json.dumps(about[0] if about else {}), "vivit_lab.written": str(time.time())}
+        if file is not None:
+            known["vivit_lab.hidden"] = json.dumps({"file": file, "sha256": digest})
         table = table.replace_schema_metadata(known)
         self.run.store.write_table(part, table, split=self.run.layout.split)
 
-    def _write_hidden(self, hidden: dict[str, torch.Tensor]) -> str:
+    def _write_hidden(self, hidden: dict[str, torch.Tensor]) -> tuple[str, str]:
+        """Return the file's name and sha256."""
         name = f"hidden/part-{self.shard:06d}-{uuid.uuid4().hex}.safetensors"
         tensors = {clip: states.contiguous() for clip, states in hidden.items()}
-        self.run.store.write(name, save(tensors, metadata={"hidden_states": self.run.job.hidden_states}))
-        return name
+        content = save(tensors, metadata={"hidden_states": self.run.job.hidden_states})
+        self.run.store.write(name, content)
+        return name, hashlib.sha256(content).hexdigest()

@@ -7,7 +7,6 @@ process each file is compared with the size and sha256 in ``data/manifest.json``
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import warnings
 from functools import cache
@@ -16,6 +15,7 @@ from typing import Any
 
 from vivit_lab.checkpoints.hub import pin_revision, resolve_file
 from vivit_lab.errors import BundledDataError, CheckpointNotFoundError, CheckpointWarning
+from vivit_lab.files import read_json
 
 __all__ = [
     "bundled_clip_path",
@@ -53,7 +53,7 @@ def bundled_manifest() -> dict[str, Any]:
     """
     path = data_directory() / "manifest.json"
     try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
+        contents = read_json(path)
         files, folder, clip = contents["files"], contents["model"]["directory"], contents["clip"]
         if not isinstance(files, dict) or clip not in files or not _files_of(contents, folder):
             raise ValueError(f"wanted files of the model {folder!r} and the clip {clip!r}")

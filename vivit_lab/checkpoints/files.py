@@ -6,7 +6,6 @@ restricted unpickler, which knows tensors and refuses everything else.
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import re
@@ -15,13 +14,14 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from vivit_lab import files
 from vivit_lab.checkpoints.hub import resolve_file, resolve_first
 from vivit_lab.errors import CheckpointError, ConfigError, InputError, UnsafeCheckpointError
 
@@ -165,9 +165,10 @@ def open_checkpoint(
 
 def _plain_name(index: Path, shard: Any) -> str:
     """Refuse a shard name that leaves the checkpoint: it comes from a file that somebody else wrote."""
-    if not isinstance(shard, str) or PurePosixPath(shard).name != shard or "\\" in shard:
-        raise CheckpointError(f"{index} names the shard {shard!r}; wanted the plain name of a file beside it")
-    return shard
+    try:
+        return files.plain_name(shard, os.fspath(index))
+    except InputError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def open_files(paths: list[Path]) -> TensorSource:
@@ -257,9 +258,9 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     _refuse_pointer(path)
     try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
+        contents = files.read_json(path)
+    except InputError as error:
+        raise CheckpointError(str(error)) from error
     if not isinstance(contents, dict):
         raise CheckpointError(f"{path} holds a JSON {type(contents).__name__}; wanted an object")
     return contents

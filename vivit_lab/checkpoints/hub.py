@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import socket
+import ssl
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from vivit_lab.errors import CheckpointNotFoundError, InputError
 
 __all__ = ["BUNDLED", "is_local", "pin_revision", "resolve_file", "resolve_first"]
 
 BUNDLED = ("bundled", "planted")  # names of the models that ship with the package
-"""What stands for the model that ships with the package, wherever a directory or Hub id is taken.
+"""Names of the models that ship with the package, wherever a directory or Hub id is taken.
 
-A directory of that name in the working directory wins, as it does over a Hub id; ``bundled_model_path()`` is the
-shipped model in any case.
+Only a directory of that name with a config.json wins over them: any other folder, such as one of clips, is no
+checkpoint. A path (``Path("planted")`` or ``"./planted"``) is always the directory, and ``bundled_model_path()`` always
+the shipped model.
 """
 
 # owner/name or name, as the Hub allows them
 _REPO_ID = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}(?:/[A-Za-z0-9_][\w.-]{0,95})?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+# requests (huggingface_hub below 1), httpx (1) and httpx2 (2), with what they are built on
+_HTTP_LIBRARY = re.compile(r"(?:requests|urllib3|httpx|httpcore)\d*")
 _FILE_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".json", ".ckpt")
 
 
 def is_local(model: str | os.PathLike[str]) -> bool:
     """Whether ``model`` names a directory on this machine rather than a Hub id; nothing is fetched.
 
-    A directory that exists always wins over a Hub id of the same spelling, as in transformers, and over a bundled name.
+    A directory that exists always wins over a Hub id of the same spelling, as in transformers. It wins over the name of
+    a bundled model where it holds a config.json.
 
     Args:
         model: a directory, or a Hub id such as ``"google/vivit-b-16x2-kinetics400"``.
@@ -37,6 +48,8 @@ def is_local(model: str | os.PathLike[str]) -> bool:
     """
     text = os.fspath(model)
     path = Path(text).expanduser()
+    if model in BUNDLED:
+        return (path / "config.json").is_file()
     if text and path.is_dir():
         return True
     if path.is_file():
@@ -77,7 +90,7 @@ def resolve_file(
     """Return the path of one file of a checkpoint, downloading it where it is on the Hub and not in the cache.
 
     Args:
-        model: a directory, a Hub id, or ``"bundled"`` or ``"planted"`` (where there is no directory of that name).
+        model: a directory, a Hub id, or ``"bundled"`` or ``"planted"`` (see ``BUNDLED``).
         filename: name of the file in the directory or repository.
         revision: branch, tag or commit on the Hub; ``"main"`` where None. A directory has none.
         cache_dir: where downloads are kept; ``HF_HOME`` and the Hub client's own default where None.
@@ -112,7 +125,7 @@ def resolve_file(
 
 
 def _is_bundled(model: str | os.PathLike[str]) -> bool:
-    return model in BUNDLED and not Path(os.fspath(model)).is_dir()
+    return model in BUNDLED and not is_local(model)
 
 
 def pin_revision(model: str | os.PathLike[str], **where: Any) -> dict[str, Any]:
@@ -161,24 +174,115 @@ def pin_revision(model: str | os.PathLike[str], **where: Any) -> dict[str, Any]:
 
 
 def _ask(repo: str, where: dict[str, Any]) -> tuple[Exception | None, str | None]:
-    """Ask the Hub which commit the revision is; return why it could not be reached, and the commit where it told."""
+    """Ask the Hub which commit the revision is; return why it could not be reached, and the commit where it told.
+
+    Raises:
+        CheckpointNotFoundError: a proxy or a certificate keeps it from being reached.
+    """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
         url = hf_hub_url(repo, "config.json", revision=where.get("revision"))
         timeout = constants.HF_HUB_ETAG_TIMEOUT
-        return None, get_hf_file_metadata(url, token=where.get("token"), timeout=timeout).commit_hash
+        with _brief():
+            return None, get_hf_file_metadata(url, token=where.get("token"), timeout=timeout).commit_hash
     except HfHubHTTPError as error:  # an answer: no such file, no access; what it means is said when a file is fetched
         if error.response is None:
             return None, None
         commit = error.response.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT)
         return (error if error.response.status_code >= 500 else None), commit
     except Exception as error:  # the client raises errors of several HTTP libraries
-        name = f"{type(error).__module__}.{type(error).__name__}"
-        network = isinstance(error, (ConnectionError, TimeoutError)) or name.startswith(("requests.", "httpx."))
-        misconfigured = name.endswith((".SSLError", ".ProxyError"))  # to be mended, not to be hidden by a cache
-        return (error if network and not misconfigured else None), None
+        if not _is_network(error):
+            return None, None
+        if _is_misconfigured(error):  # to be mended, not to be hidden by a cache
+            raise CheckpointNotFoundError(
+                f"config.json of {repo} could not be fetched from the Hub at {constants.ENDPOINT}: {_in_words(error)}. "
+                "Correct the settings of the network, or pass local_files_only=True for what is in the cache"
+            ) from error
+        return error, None
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return an error and what led to it, the innermost last."""
+    links: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in links:
+        links.append(link)
+        link = link.__cause__ or link.__context__
+    return links
+
+
+def _is_network(error: BaseException) -> bool:
+    """Whether an error says that a server did not answer, in the classes of any of the client's HTTP libraries."""
+    if isinstance(error, (ConnectionError, TimeoutError)):
+        return True
+    return any(_HTTP_LIBRARY.fullmatch(kind.__module__.partition(".")[0]) for kind in type(error).__mro__)
+
+
+def _is_misconfigured(error: BaseException) -> bool:
+    """Whether a proxy or a certificate is to blame, which is a setting of this machine and not a lost connection."""
+    return any(isinstance(link, ssl.SSLError) for link in _chain(error)) or _is_proxys(error)
+
+
+def _is_proxys(error: BaseException) -> bool:
+    # requests has a class for a proxy that does not answer; httpx says only that something refused the connection
+    names = [type(link).__name__ for link in _chain(error)]
+    return "ProxyError" in names or ("ConnectError" in names and _proxy() is not None)
+
+
+def _proxy() -> str | None:
+    """Return the proxy that is set for the Hub, if any."""
+    from huggingface_hub import constants
+
+    hub = urlsplit(constants.ENDPOINT)
+    proxies = urllib.request.getproxies()
+    if urllib.request.proxy_bypass(hub.netloc):
+        return None
+    return proxies.get(hub.scheme) or proxies.get("all")
+
+
+def _in_words(error: BaseException) -> str:
+    """Say in a few words why a server was not reached; the libraries' own texts run over 400 characters."""
+    links = _chain(error)
+    if _is_proxys(error):
+        return f"the proxy {_proxy() or 'that is set'} does not answer"
+    for link in links:
+        if isinstance(link, ssl.SSLError):
+            return f"its certificate is not accepted ({(link.reason or str(link)).replace('_', ' ').lower()})"
+        if isinstance(link, socket.gaierror):
+            return "its name is not known here: is this machine connected to a network?"
+        if isinstance(link, ConnectionRefusedError):
+            return "the connection was refused"
+        if isinstance(link, TimeoutError) or "Timeout" in type(link).__name__:
+            return "no answer in time"
+    text = " ".join(str(links[-1]).split())
+    return f"{type(links[-1]).__name__}: {text if len(text) <= 120 else f'{text[:119]}…'}"
+
+
+class _Shorten(logging.Filter):
+    """Leaves out what the client logs of each failed try, and says of its waits what it waits for."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if " thrown while requesting " in text:
+            return False
+        if text.startswith("Retrying in "):
+            from huggingface_hub import constants
+
+            record.msg, record.args = f"The Hub at {constants.ENDPOINT} does not answer. {text}", ()
+        return True
+
+
+@contextmanager
+def _brief() -> Iterator[None]:
+    """Keep the client's log short while it asks the Hub: what failed in the end is said by an error."""
+    log, shorten = logging.getLogger("huggingface_hub.utils._http"), _Shorten()
+    log.addFilter(shorten)
+    try:
+        yield
+    finally:
+        log.removeFilter(shorten)
 
 
 def resolve_first(model: str | os.PathLike[str], filenames: tuple[str, ...], **where: Any) -> Path:
@@ -228,15 +332,16 @@ def _download(
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
-        path = hf_hub_download(
-            repo,
-            filename,
-            revision=place["revision"],
-            cache_dir=place["cache_dir"],
-            local_files_only=local_files_only,
-            token=token,
-            force_download=force,
-        )
+        with _brief():
+            path = hf_hub_download(
+                repo,
+                filename,
+                revision=place["revision"],
+                cache_dir=place["cache_dir"],
+                local_files_only=local_files_only,
+                token=token,
+                force_download=force,
+            )
         return Path(path)
     except LocalEntryNotFoundError as error:
         # Offline, an optional file may simply not belong to the checkpoint. With a connection that failed, going on
@@ -284,7 +389,7 @@ def _unreachable(
         )
     cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
     return (
-        f"{what}, and the Hub at {constants.ENDPOINT} could not be reached ({type(cause).__name__}: {cause}). "
+        f"{what}, and the Hub at {constants.ENDPOINT} could not be reached: {_in_words(cause)}. "
         f"Check the connection, or pass a directory; there is no directory {repo!r} here"
     )
 
@@ -305,6 +410,6 @@ def _refused(repo: str, filename: str, place: dict[str, str | None], error: Exce
     if isinstance(error, RevisionNotFoundError):
         return f"{repo} on the Hub has no revision {place['revision']!r}: wanted a branch, a tag or a full commit hash"
     return (
-        f"{filename} of {repo} could not be fetched from the Hub ({type(error).__name__}: {error}); "
+        f"{filename} of {repo} could not be fetched from the Hub ({_in_words(error)}); "
         "try again: a download goes on where it stopped"
     )

@@ -113,9 +113,10 @@ def _own(name: str) -> str | None:
 
 
 def _refuse_other_models(names: Mapping[str, str], config: dict[str, Any]) -> None:
-    if any(".mlp.weights_in." in name for name in names) or config.get("use_swiglu_ffn"):
+    gated = (".mlp.weights_in.", ".mlp.gate_proj.")  # as transformers 4 and 5 name them
+    if any(part in name for name in names for part in gated) or config.get("use_swiglu_ffn"):
         raise ConfigError(
-            "this image model has SwiGLU layers (mlp.weights_in, as DINOv2-giant has), and a ViViT's MLP has two "
+            "this image model has SwiGLU layers (as DINOv2-giant has), and a ViViT's MLP has two "
             "linear layers: use a small, base or large model"
         )
     if any("register_tokens" in name for name in names):

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from vivit_lab.errors import CheckpointError, CheckpointNotFoundError, InputError, MissingExtraError
+from vivit_lab.files import read_npz
 
 __all__ = ["flatten_tree", "read_msgpack", "read_parameters"]
 
@@ -51,10 +52,10 @@ def read_parameters(source: Mapping[str, Any] | str | os.PathLike[str]) -> dict[
     path = _file_of(Path(source).expanduser())
     if path.suffix == ".npz" or zipfile.is_zipfile(path):
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                return _parameters(flatten_tree({name: archive[name] for name in archive.files}), os.fspath(path))
-        except (ValueError, zipfile.BadZipFile, OSError) as error:
-            raise CheckpointError(f"{path} is not a whole .npz of plain arrays: {error}") from error
+            arrays = read_npz(path)
+        except InputError as error:
+            raise CheckpointError(str(error)) from error
+        return _parameters(flatten_tree(arrays), os.fspath(path))
     tree = read_msgpack(path.read_bytes(), os.fspath(path))
     if not isinstance(tree, Mapping):
         raise CheckpointError(f"{path} holds a {type(tree).__name__}; wanted a tree of parameters")

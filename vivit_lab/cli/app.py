@@ -37,7 +37,8 @@ from vivit_lab.cli.options import (
 )
 from vivit_lab.cli.train import train
 from vivit_lab.errors import InputError, VivitLabWarning
-from vivit_lab.video.suffixes import is_video_name
+from vivit_lab.processes import stopping_on_signals
+from vivit_lab.video.suffixes import holds_pictures, is_video_name
 
 __all__ = ["app", "main"]
 
@@ -58,14 +59,20 @@ _METHODS = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 done, 1 an error, 2 wrong usage, 130 interrupted."""
+    """Run the command line and return its exit code: 0 done, 1 an error, 2 wrong usage, 130 interrupted.
+
+    SIGTERM and SIGHUP end a command as Ctrl-C does, with what it has started; the code is then 128 + the number of the
+    signal.
+    """
     given = sys.argv[1:] if arguments is None else arguments
-    with warnings.catch_warnings():
+    with stopping_on_signals() as came, warnings.catch_warnings():
         warnings.showwarning = _show_warning
         warnings.simplefilter("always", VivitLabWarning)
         try:
             app(given)
         except SystemExit as done:  # how the parser ends a run, good or bad
+            if came:
+                return 128 + came[0]
             return done.code if isinstance(done.code, int) else int(done.code is not None)
         except Exception as error:
             if "--debug" in given:
@@ -233,13 +240,18 @@ def predict(
 @app.command()
 def info(
     name: Annotated[
-        str, typer.Argument(metavar="MODEL|FILE", help="A video, a model's directory, Hub id or 'bundled'.")
+        str,
+        typer.Argument(
+            metavar="MODEL|FILE",
+            help="A video, a folder of pictures, a model's directory, Hub id or 'bundled'.",
+        ),
     ],
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Say what a video or a model is."""
-    is_video = Path(name).is_file() or is_video_name(name)
+    is_model = (Path(name) / "config.json").exists()
+    is_video = not is_model and (Path(name).is_file() or is_video_name(name) or holds_pictures(name))
     facts = _video_facts(name) if is_video else _model_facts(name, quiet=as_json)
     if as_json:
         return print_json(facts)

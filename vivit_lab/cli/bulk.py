@@ -296,7 +296,7 @@ def _engine(name: str, address: str | None, workers: int | None, device: str, ti
 
 @contextmanager
 def _interruptible(out: str, *, quiet: bool) -> Iterator[None]:
-    """End with 130 on Ctrl-C, and say how to go on: with the same command."""
+    """End with 130 on Ctrl-C, and say how to go on: with the same command. SIGTERM and SIGHUP come here too."""
     try:
         yield
     except KeyboardInterrupt:

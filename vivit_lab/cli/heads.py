@@ -13,6 +13,8 @@ __all__ = ["heads"]
 
 heads = typer.Typer(name="heads", help="Score, describe and prune attention heads.", no_args_is_help=True)
 
+_LISTED = 10  # heads that are named with their intervals
+
 Data = Annotated[
     str, typer.Option(help="'planted' or 'planted:LEVEL', a directory of videos, a CSV of path and label, or a video.")
 ]
@@ -41,9 +43,23 @@ def _method(name: str, batch_size: int) -> Any:
     return replace(make_importance(name), batch_size=batch_size)
 
 
-def _cells(matrix: Any, form: str = "{:9.3g}") -> str:
-    lines = [f"layer {layer:2d}  " + "".join(form.format(value) for value in row) for layer, row in enumerate(matrix)]
-    return "\n".join(lines)
+def _cells(matrix: Any) -> str:
+    """Return a table of layers × heads whose columns stay apart, however long the numbers are."""
+    rows = [[f"{value:.3g}" for value in row] for row in matrix]
+    width = max(len(cell) for row in rows for cell in row)
+    return "\n".join(
+        "  ".join([f"layer {layer:2d}", *(cell.rjust(width) for cell in row)]) for layer, row in enumerate(rows)
+    )
+
+
+def _intervals(scores: Any) -> str:
+    """Return the most important heads, a line each: score and 95 % interval."""
+    low, high = scores.interval()
+    return "\n".join(
+        f"layer {layer:2d} head {head:2d}  {scores.values[layer, head]:.3g} "
+        f"[{low[layer, head]:.3g}, {high[layer, head]:.3g}]"
+        for layer, head in scores.ranking()[:_LISTED]
+    )
 
 
 @heads.command()
@@ -84,6 +100,9 @@ def importance(
     print(scores)
     print(f"{scores.unit}; {scores.target or ''}")
     print(_cells(scores.values.tolist()))
+    if len(scores) > 1:
+        print(f"the most important, with 95 % intervals over {len(scores)} {scores.rows}s:")
+        print(_intervals(scores))
     if stable is not None:
         print(f"rank stability {stable}")
     print(f"file: {out}")

@@ -13,10 +13,12 @@ import typer
 
 from vivit_lab.cli.options import Debug, errors
 from vivit_lab.errors import BundledDataError, InputError, MissingExtraError
+from vivit_lab.processes import Stopped
 
 __all__ = ["lab", "notebooks_directory", "prepare_notebooks"]
 
 _PACKAGE = Path(__file__).resolve().parent.parent
+_PATIENCE = 20.0  # seconds that JupyterLab has to end its kernels and itself
 _FOLDER = "vivit-lab-notebooks"
 
 
@@ -86,10 +88,26 @@ def lab(
 
 
 def _run(command: list[str]) -> int:
-    """Run JupyterLab until it ends; Ctrl-C goes to it, which asks whether to stop."""
+    """Run JupyterLab until it ends, and end it with this process.
+
+    Ctrl-C on a terminal goes to both: JupyterLab asks whether to stop. Where there is no terminal nobody could answer,
+    so it is told to end, as it is by SIGTERM and SIGHUP; it then ends the kernels.
+    """
     process = subprocess.Popen(command)
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            continue
+    try:
+        while True:
+            try:
+                return process.wait()
+            except Stopped:
+                raise
+            except KeyboardInterrupt:
+                if not sys.stdin.isatty():
+                    raise
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()

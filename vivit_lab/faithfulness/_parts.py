@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,27 +11,23 @@ import numpy as np
 from vivit_lab.errors import InputError
 from vivit_lab.faithfulness.report import Curve, FaithfulnessReport
 from vivit_lab.faithfulness.sanity import SanityResult
+from vivit_lab.files import read_sealed, write_sealed
 
-__all__ = ["assemble", "read_json", "write_json"]
+__all__ = ["CHECK", "PART", "assemble", "write_part"]
+
+_AGAIN = "start the same evaluation again, and it is computed again"
 
 
-def write_json(path: Path, value: Any) -> None:
+PART = ("clips", "seen", "scores", "curves", "seconds")
+"""What a part of the clips holds."""
+
+CHECK = ("method", "result")
+"""What the sanity checks of a method hold."""
+
+
+def write_part(path: Path, value: dict[str, Any]) -> None:
     """Write a file whole or not at all; NaN is written as null."""
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(json.dumps(_without_nan(value), allow_nan=False) + "\n", encoding="utf-8")
-    draft.replace(path)
-
-
-def read_json(path: Path) -> Any:
-    """Return what ``write_json`` wrote, with null for NaN.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}); remove it, and it will be made anew") from error
+    write_sealed(path, _without_nan(value))
 
 
 def assemble(
@@ -41,9 +36,10 @@ def assemble(
     """Return the report of all parts in a folder.
 
     Raises:
-        InputError: no clip was left, or a part is damaged.
+        InputError: no clip was left.
+        DamagedFileError: a part is damaged.
     """
-    parts = [read_json(path) for path in sorted(folder.glob("part-*.json"))]
+    parts = [read_sealed(path, PART, _AGAIN) for path in sorted(folder.glob("part-*.json"))]
     full = [part for part in parts if part["clips"]]
     seen, clips = sum(part["seen"] for part in parts), [name for part in full for name in part["clips"]]
     failed = [text for part in parts for text in part.get("failed", [])]
@@ -62,7 +58,7 @@ def assemble(
         seconds[name] = round(float(np.average([part["seconds"][name] for part in full], weights=weights)), 4)
     about = {"clips_seen": seen, "clips_judged": len(clips), "seconds_per_clip": seconds}
     about |= {"clips_failed": failed} if failed else {}
-    checks = [read_json(path) for path in folder.glob("sanity-*.json")]
+    checks = [read_sealed(path, CHECK, _AGAIN) for path in folder.glob("sanity-*.json")]
     checks.sort(key=lambda check: list(scores).index(check["method"]))
     return FaithfulnessReport(
         scores,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +13,7 @@ import numpy as np
 from vivit_lab.errors import InputError
 from vivit_lab.faithfulness.localisation import MEASURES
 from vivit_lab.faithfulness.sanity import SanityResult
+from vivit_lab.files import read_json
 
 if TYPE_CHECKING:
     from vivit_lab.faithfulness.curves import OrderCurves
@@ -155,7 +154,7 @@ def report_from(path: str | os.PathLike[str]) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = read_json(path)
     except ValueError as error:
         raise InputError(f"{path} is not JSON: {error}") from error
     if not isinstance(found, dict) or found.pop("format", None) != _FORMAT:

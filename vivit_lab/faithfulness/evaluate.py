@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from vivit_lab._version import __version__
+from vivit_lab.checkpoints.checkpoint import weights_digest
 from vivit_lab.errors import ConfigError, InputError
-from vivit_lab.faithfulness._parts import assemble, read_json, write_json
+from vivit_lab.faithfulness._parts import CHECK, PART, assemble, write_part
 from vivit_lab.faithfulness.controls import CONTROLS
 from vivit_lab.faithfulness.data import EvaluationBatch, EvaluationData, readable
 from vivit_lab.faithfulness.infidelity import Infidelity
@@ -30,9 +31,10 @@ from vivit_lab.faithfulness.report import Curve, FaithfulnessReport
 from vivit_lab.faithfulness.saco import SaCo
 from vivit_lab.faithfulness.sanity import check_sanity
 from vivit_lab.faithfulness.sensitivity import SensitivityN
+from vivit_lab.files import read_or_set_aside, read_sealed
 from vivit_lab.hooks.targets import OwnEmbedding
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
-from vivit_lab.processes import die_with_parent
+from vivit_lab.processes import die_with_parent, end_workers
 from vivit_lab.progress import progress_bar
 
 __all__ = ["EvaluationPlan", "evaluate", "label_of"]
@@ -122,7 +124,8 @@ def evaluate(
     """Judge methods, always beside the controls, on a data set.
 
     The class is each clip's predicted one; where the model has no classifier, the target is the clip's own embedding
-    (``OwnEmbedding``). The clips are gone through in parts; with ``out``, a part that was finished is not done again.
+    (``OwnEmbedding``). The clips are gone through in parts; with ``out``, a part that was finished is not done again,
+    and one that is damaged is named, renamed to ``….damaged`` and done again.
     A video that cannot be read is left out; the report's settings name it (``clips_failed``).
 
     Args:
@@ -139,6 +142,7 @@ def evaluate(
         InputError: there are no methods or clips, two methods have one name, the model names no clip rightly, or
             several workers are asked for with a model that is not on the CPU.
         ConfigError: ``out`` holds the parts of another run.
+        DamagedFileError: ``run.json`` in ``out`` is damaged.
     """
     plan = plan or EvaluationPlan().for_model(model)
     named = dict(methods) if isinstance(methods, Mapping) else {label_of(method): method for method in methods}
@@ -174,16 +178,16 @@ class _Job:
         """Make the folder this run's, or raise where it is another's."""
         folder.mkdir(parents=True, exist_ok=True)
         mine = {
-            "weights": _digest(self.model),
+            "weights": weights_digest(self.model.state_dict()),
             "model": json.loads(json.dumps(self.model.config.to_dict(), default=str)),
             "version of vivit_lab": __version__,
             **self.settings(),
         }
         path = folder / "run.json"
         if not path.exists():
-            write_json(path, mine)
+            write_part(path, mine)
             return
-        theirs = read_json(path)
+        theirs = read_sealed(path, advice="put back a copy of it, or name another directory")
         if different := [key for key in mine if mine[key] != theirs.get(key)]:
             raise ConfigError(
                 f"{folder} holds the parts of a run with other {' and '.join(different)}; name another directory"
@@ -203,8 +207,8 @@ class _Job:
         return sorted(name for name in self.methods if name not in map(label_of, CONTROLS))
 
     def run(self, folder: Path, workers: int, progress: bool | None) -> None:
-        """Do the tasks that are not done."""
-        left = [task for task in self.tasks() if not (folder / f"{task}.json").exists()]
+        """Do the tasks that are not done, or whose files are damaged."""
+        left = [task for task in self.tasks() if not _is_done(task, folder)]
         bar = progress_bar(None, progress, "evaluating", "part", len(self.tasks()), len(self.tasks()) - len(left))
         with bar:
             if workers == 1 or len(left) < 2:
@@ -220,14 +224,14 @@ class _Job:
                         job.result()
                         bar.update()
                 except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
+                    end_workers(pool)
                     raise
 
     def do(self, task: str, folder: Path) -> None:
         """Do one task and write its file, whole or not at all."""
         kind, number = task.split("-")
         found = self.part(int(number)) if kind == "part" else self.sanity(int(number))
-        write_json(folder / f"{task}.json", found)
+        write_part(folder / f"{task}.json", found)
 
     def part(self, number: int) -> dict[str, Any]:
         """Return the scores of one part of the clips."""
@@ -326,19 +330,16 @@ def _fields(method: Any) -> dict[str, Any]:
     return json.loads(json.dumps({"class": type(method).__name__, **known}, default=str))
 
 
-def _digest(model: Model) -> str:
-    """Return the sha256 of the weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def _is_done(task: str, folder: Path) -> bool:
+    """Return whether a task's file is there and whole; a damaged one is moved aside."""
+    return read_or_set_aside(folder / f"{task}.json", PART if task.startswith("part") else CHECK) is not None
 
 
 _JOB: list[_Job] = []  # a worker's own
 
 
 def _start(job: _Job) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that holds the pool
     die_with_parent()  # a killed run leaves nobody working
     torch.set_num_threads(1)
     _JOB[:] = [job]

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vivit_lab.errors import InputError, MissingExtraError
+from vivit_lab.files import read_json
 from vivit_lab.heads._measuring import METRICS
 from vivit_lab.heads.mask import HeadMask
-from vivit_lab.html import facts_table, report_html, rows_table
+from vivit_lab.show.html import facts_table, report_html, rows_table
 from vivit_lab.statistics.bootstrap import BootstrapInterval, bootstrap_interval
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class PruningCurves:
             FileNotFoundError: there is no such file.
         """
         try:
-            contents = json.loads(Path(path).read_text(encoding="utf-8"))
+            contents = read_json(path)
             if contents["format"] == _FORMAT:
                 return cls(contents["settings"], contents["points"], contents["importance"])
         except (ValueError, KeyError, TypeError) as error:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vivit_lab._version import __version__
 from vivit_lab.errors import InputError
+from vivit_lab.files import read_or_set_aside, read_sealed, set_aside, write_sealed
 from vivit_lab.heads._measuring import attention_bytes, clip_metrics, logits_of, speed_up
 from vivit_lab.heads.clips import ClipSet, clip_set
 from vivit_lab.heads.curves import PruningCurves
@@ -31,6 +32,7 @@ from vivit_lab.training.config import TrainingConfig
 __all__ = ["SCHEDULES", "PruningExperiment"]
 
 SCHEDULES = ("one-shot", "iterative")
+_POINT = ("removed", "metrics", "speed", "attention_memory", "parameters")
 _LEAST, _MOST, _RANDOM, _RECOVERED = "least important first", "most important first", "random", "recovered"
 
 
@@ -104,12 +106,14 @@ class PruningExperiment:
 
         Args:
             out: a directory for the points, each written as it is done, and for ``curves.json``. A run that was cut
-                off goes on where it was. None keeps nothing.
+                off goes on where it was; a file that is damaged is named, renamed to ``….damaged`` and computed again.
+                None keeps nothing.
             progress: whether to show a bar; None shows it on a terminal.
 
         Raises:
             InputError: the model has no classes, the clips do not fit it, a clip is in both sets, or ``out`` holds
                 another study.
+            DamagedFileError: ``settings.json`` in ``out`` is damaged.
             MissingExtraError: ``recover`` was asked for without Accelerate.
 
         Cost: scoring (once, or at each share), and for each series and share one pass of the evaluation clips.
@@ -159,10 +163,14 @@ class _Study:
         given, path = self.plan.importance, self.out / f"{name}.safetensors"
         if isinstance(given, HeadImportance):
             return given
-        if not path.is_file():
-            part = path.with_suffix(f".{os.getpid()}.part")
-            given(model, self.scoring, progress=progress).save(part)
-            os.replace(part, path)
+        if path.is_file():
+            try:
+                return HeadImportance.load(path)
+            except InputError as error:
+                set_aside(path, error)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        given(model, self.scoring, progress=progress).save(part)
+        os.replace(part, path)
         return HeadImportance.load(path)
 
     def _point(
@@ -170,13 +178,12 @@ class _Study:
     ) -> tuple[list[tuple[int, int]], dict[str, Any]]:
         """Return the heads that are removed at a share, and the point, from its file where there is one."""
         path = self.out / "points" / f"{series.replace(' ', '_')}_{run}_{round(share * 1e6):07d}.json"
-        if path.is_file():
-            point = json.loads(path.read_text(encoding="utf-8"))
-        else:
+        point = read_or_set_aside(path, _POINT)
+        if point is None:
             removed = self._removed(series, run, share, before, first, path.stem)
             point = {"series": series, "run": run, "share": share}
             point |= self._measured(self._pruned(removed), removed) if removed else self._whole()
-            _write(path, point)
+            write_sealed(path, point)
         return [(int(layer), head) for layer, row in point["removed"].items() for head in row], point
 
     def _removed(
@@ -225,8 +232,9 @@ class _Study:
         from vivit_lab.training.loop import train
 
         path = self.out / "points" / f"recovered_0_{round(share * 1e6):07d}.json"
-        if path.is_file():
-            return json.loads(path.read_text(encoding="utf-8"))
+        done = read_or_set_aside(path, _POINT)
+        if done is not None:
+            return done
         assert self.plan.recover is not None, "it was asked for"
         pruned = self._pruned(removed)
         on_cpu = self.model.device.type == "cpu"
@@ -234,7 +242,7 @@ class _Study:
         train(pruned, self.scoring.as_dataset(), self.plan.recover, folder, resume=True, cpu=on_cpu, progress=False)
         pruned = pruned.to(self.model.device)
         point = {"series": _RECOVERED, "run": 0, "share": share, **self._measured(pruned, removed)}
-        _write(path, point)
+        write_sealed(path, point)
         return point
 
     def _settings(self) -> dict[str, Any]:
@@ -272,7 +280,7 @@ class _Study:
         wanted = json.loads(json.dumps(self.settings, default=str))
         self.settings = wanted
         if path.is_file():
-            stored = json.loads(path.read_text(encoding="utf-8"))
+            stored = read_sealed(path, advice="put back a copy of it, or choose another directory")
             other = [name for name in wanted if stored.get(name) != wanted[name]]
             if other:
                 raise InputError(
@@ -281,13 +289,7 @@ class _Study:
                 )
             return
         (self.out / "points").mkdir(parents=True, exist_ok=True)
-        _write(path, wanted)
-
-
-def _write(path: Path, contents: Any) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(contents, allow_nan=False), encoding="utf-8")
-    os.replace(part, path)
+        write_sealed(path, wanted)
 
 
 def _digest(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass, field, replace
@@ -15,8 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vivit_lab.errors import InputError, MissingExtraError
+from vivit_lab.files import parse_json, stored_fields
 from vivit_lab.heads.mask import HeadMask
-from vivit_lab.html import facts_table, report_html, tiles
+from vivit_lab.show.html import facts_table, report_html, tiles
 from vivit_lab.statistics.bootstrap import bootstrap_interval, paired_difference
 from vivit_lab.statistics.discovery import benjamini_hochberg
 from vivit_lab.statistics.ranks import spearman
@@ -259,27 +261,32 @@ class HeadImportance:
         fields = ("method", "parameters", "unit", "target", "signed", "layer_norm", "model_id", "rows")
         about = json.dumps({name: getattr(self, name) for name in fields})
         tensors = {"per_example": self.per_example.cpu().contiguous()}
-        save_file(tensors, os.fspath(path), metadata={"format": _FORMAT, "importance": about})
+        metadata = {"format": _FORMAT, "importance": about, "sha256": _digest(tensors["per_example"], about)}
+        save_file(tensors, os.fspath(path), metadata=metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> HeadImportance:
         """Read what ``save`` wrote.
 
         Raises:
-            InputError: the file is no head importance.
+            InputError: the file is no head importance, or damaged.
             FileNotFoundError: there is no such file.
         """
         try:
             with safe_open(os.fspath(path), framework="pt") as file:
-                about = (file.metadata() or {}).get("importance")
+                known = file.metadata() or {}
+                about = known.get("importance")
                 rows = file.get_tensor("per_example") if about else None
         except FileNotFoundError:
             raise
         except Exception as error:
-            raise InputError(f"{path} is no head importance: {error}") from error
+            raise InputError(f"{path} is not a head importance: {error}") from error
         if about is None or rows is None:
-            raise InputError(f"{path} is a safetensors file, but no head importance ({_FORMAT})")
-        return cls(rows, **json.loads(about))
+            raise InputError(f"{path} is a safetensors file, but not a head importance ({_FORMAT})")
+        if known.get("sha256", whole := _digest(rows, about)) != whole:
+            raise InputError(f"{path} is damaged: it is not what was written; score the heads again")
+        with stored_fields(path, f"a head importance ({_FORMAT})"):
+            return cls(rows, **parse_json(about, f"the description in {path}"))
 
     def __repr__(self) -> str:
         layers, heads = self.shape
@@ -300,6 +307,10 @@ class HeadImportance:
         }
         grid = self.values.nan_to_num(0).cpu().numpy()[None]
         return report_html(facts_table(facts), tiles(grid, ["rows: layers, columns: heads"], signed=self.signed))
+
+
+def _digest(rows: Tensor, about: str) -> str:
+    return hashlib.sha256(about.encode() + rows.numpy().tobytes()).hexdigest()
 
 
 def _all(flat: Tensor) -> range:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from vivit_lab.errors import InputError
-from vivit_lab.html import facts_table, report_html, tiles
+from vivit_lab.files import read_json, read_npz
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.model.pruned import present_heads
+from vivit_lab.show.html import facts_table, report_html, tiles
 
 __all__ = ["HeadMask"]
 
@@ -225,13 +226,12 @@ class HeadMask:
         path = Path(path)
         try:
             if _suffix(path) == ".json":
-                found = json.loads(path.read_text(encoding="utf-8"))
+                found = read_json(path)
                 found = found["values"] if isinstance(found, dict) else found
             else:
-                with np.load(path, allow_pickle=False) as arrays:
-                    found = arrays["head_mask"]
+                found = read_npz(path, ["head_mask"])["head_mask"].tolist()
         except (KeyError, ValueError, EOFError, OSError) as error:
-            if isinstance(error, (FileNotFoundError, InputError)):
+            if isinstance(error, FileNotFoundError):
                 raise
             raise InputError(f"{path} holds no head mask: {error}") from error
         return cls(found)

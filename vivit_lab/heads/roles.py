@@ -10,8 +10,8 @@ import torch
 
 from vivit_lab.errors import InputError, MissingExtraError
 from vivit_lab.figures import new_figure
-from vivit_lab.html import facts_table, report_html, rows_table
 from vivit_lab.interventions.effects import EffectTable
+from vivit_lab.show.html import facts_table, report_html, rows_table
 
 if TYPE_CHECKING:
     import pandas

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from vivit_lab.errors import InputError, MissingExtraError
+from vivit_lab.files import stored_fields, stored_tensors
 from vivit_lab.grid import TokenGrid
 from vivit_lab.heads._places import STATISTICS
-from vivit_lab.html import facts_table, report_html, tiles
+from vivit_lab.show.html import facts_table, report_html, tiles
 
 if TYPE_CHECKING:
     import pandas
@@ -153,21 +153,15 @@ class HeadStatistics:
             InputError: the file holds no head statistics.
             FileNotFoundError: there is no such file.
         """
-        try:
-            with safe_open(os.fspath(path), framework="pt") as file:
-                about = json.loads((file.metadata() or {})["statistics"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except FileNotFoundError:
-            raise
-        except Exception as error:
-            raise InputError(f"{path} holds no head statistics ({_FORMAT}): {error}") from error
-        groups = {
-            group: {name: tensors[f"{group}.{name}"] for name in about["names"]}
-            for group in ("values", "errors", "uniform")
-        }
-        grid = TokenGrid(**about.pop("grid"))
-        about.pop("names")
-        return cls(**groups, profile=tensors["profile"], profile_uniform=tensors["profile_uniform"], grid=grid, **about)
+        kind = f"a file of head statistics ({_FORMAT})"
+        about, tensors = stored_tensors(path, kind, "statistics", format=_FORMAT)
+        with stored_fields(path, kind):
+            names, grid = about.pop("names"), TokenGrid(**about.pop("grid"))
+            groups = {
+                group: {name: tensors[f"{group}.{name}"] for name in names} for group in ("values", "errors", "uniform")
+            }
+            profiles = {name: tensors[name] for name in ("profile", "profile_uniform")}
+            return cls(**groups, **profiles, grid=grid, **about)
 
     def __repr__(self) -> str:
         layers, heads = self.shape

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vivit_lab.errors import InputError, MissingExtraError
 from vivit_lab.heads.statistics_result import HeadStatistics
-from vivit_lab.html import facts_table, report_html, rows_table
+from vivit_lab.show.html import facts_table, report_html, rows_table
 
 if TYPE_CHECKING:
     import pandas

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import html
 from typing import TYPE_CHECKING
 
-from vivit_lab.html import report_html, tiles
+from vivit_lab.show.html import report_html, text_line, tiles
 
 if TYPE_CHECKING:
     from vivit_lab.hooks.record import AttentionRecord
@@ -21,8 +20,8 @@ def record_html(record: AttentionRecord) -> str:
     grid, layer = record.grid, record.layers[-1]
     token = 0 if grid.cls else grid.token(grid.t // 2, grid.h // 2, grid.w // 2)
     row = record.rows(layer, token)[0].mean(dim=0)[0]
-    about = f"<div>{html.escape(repr(record))}</div>"
+    about = text_line(repr(record))
     looked = row[int(grid.cls) :].reshape(grid.t, grid.h, grid.w).cpu().numpy()
     who = "the CLS token" if grid.cls else "the tubelet in the middle"
-    say = f"<div>Where {who} looks in layer {layer}, mean over heads, first clip.</div>"
+    say = text_line(f"Where {who} looks in layer {layer}, mean over heads, first clip.")
     return report_html(about, say, tiles(looked, [f"t {t}" for t in range(grid.t)], signed=False))

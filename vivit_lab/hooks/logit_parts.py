@@ -12,7 +12,7 @@ from torch import Tensor
 from vivit_lab.errors import InputError, MissingExtraError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.hooks.classes import all_names
-from vivit_lab.html import facts_table, report_html, rows_table, tiles
+from vivit_lab.show.html import facts_table, report_html, rows_table, text_line, tiles
 
 __all__ = ["LogitAttribution"]
 
@@ -151,7 +151,7 @@ class LogitAttribution:
             spans = [self.grid.frame_span(t) for t in range(self.grid.t)]
             names = [f"frames {start}–{stop - 1}" for start, stop in spans]
             return [
-                "<div>by source tubelet, all heads</div>",
+                text_line("by source tubelet, all heads"),
                 tiles(self.tubelets()[0].cpu().numpy(), names, signed=True),
             ]
         if self.head_labels:

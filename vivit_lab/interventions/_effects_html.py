@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vivit_lab.html import facts_table, report_html, rows_table, tiles
+from vivit_lab.show.html import facts_table, report_html, rows_table, text_line, tiles
 
 if TYPE_CHECKING:
     from vivit_lab.interventions.effects import EffectTable
@@ -33,7 +33,7 @@ def effects_html(table: EffectTable) -> str:
     shown = [(label, np.nan_to_num(matrix)) for label, matrix in pictures[:_MOST_TILES]]
     parts = [facts_table(facts), tiles(np.stack([m for _, m in shown]), [label for label, _ in shown], signed=True)]
     if len(pictures) > _MOST_TILES:
-        parts.append(f"<div>{len(pictures) - _MOST_TILES} more pictures are not shown.</div>")
+        parts.append(text_line(f"{len(pictures) - _MOST_TILES} more pictures are not shown."))
     dims = [dim for dim in table.dims if len(table.labels[dim]) > 1]
     header = [*dims, "mean effect", f"{table.level:.0%} interval", "q"]
     body = [
@@ -45,7 +45,7 @@ def effects_html(table: EffectTable) -> str:
         ]
         for row in table.top(_TOP)
     ]
-    return report_html(*parts, f"<div>The largest effects ({table.what}):</div>", rows_table(header, body))
+    return report_html(*parts, text_line(f"The largest effects ({table.what}):"), rows_table(header, body))
 
 
 def matrices(table: EffectTable, values: np.ndarray) -> tuple[str, str, list[tuple[str, np.ndarray]]]:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from vivit_lab.errors import InputError, MissingExtraError
+from vivit_lab.files import stored_fields, stored_tensors
 from vivit_lab.hooks.classes import all_names
 from vivit_lab.statistics.bootstrap import BootstrapInterval, bootstrap_interval, paired_difference
 from vivit_lab.statistics.discovery import benjamini_hochberg
@@ -217,18 +217,10 @@ class EffectTable:
             InputError: the file is none, or one of another class.
             FileNotFoundError: there is no such file.
         """
-        try:
-            with safe_open(os.fspath(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except FileNotFoundError:
-            raise
-        except Exception as error:
-            raise InputError(f"{path} is not a table of effects: {error}") from error
-        if metadata.get("format") != _FORMAT or metadata.get("kind") != cls.__name__:
-            found = metadata.get("kind") or "something else"
-            raise InputError(f"{path} holds {found}, wanted a {cls.__name__} ({_FORMAT})")
-        return cls(**tensors, **json.loads(metadata["table"]))
+        kind = f"{'an' if cls.__name__[0] in 'AEIO' else 'a'} {cls.__name__} ({_FORMAT})"
+        fields, tensors = stored_tensors(path, kind, "table", format=_FORMAT, kind=cls.__name__)
+        with stored_fields(path, kind):
+            return cls(**tensors, **fields)
 
     def __repr__(self) -> str:
         sizes = " × ".join(f"{size} {dim}" for dim, size in zip(self.dims, self.shape, strict=True))

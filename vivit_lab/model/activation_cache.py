@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from vivit_lab._version import __version__
 from vivit_lab.errors import InputError
+from vivit_lab.files import stored_fields, stored_tensors
 from vivit_lab.grid import TokenGrid
-from vivit_lab.html import report_html, rows_table
 from vivit_lab.memory import format_bytes, require_bytes
 from vivit_lab.model.attention import attention_pattern
 from vivit_lab.model.cache_readouts import CacheReadouts
 from vivit_lab.model.hook_names import NameLike, leaf_of, resolve_name, token_axis, token_index
+from vivit_lab.show.html import report_html, rows_table
 
 __all__ = ["ActivationCache", "run_provenance"]
 
@@ -227,21 +226,13 @@ class ActivationCache(CacheReadouts):
             InputError: the file is not an activation cache.
             FileNotFoundError: there is no such file.
         """
-        try:
-            with safe_open(os.fspath(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != _FORMAT:
-                    raise InputError(f"{path} is a safetensors file, but not an activation cache ({_FORMAT})")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except (InputError, FileNotFoundError):
-            raise
-        except Exception as error:
-            raise InputError(f"{path} is not an activation cache: {error}") from error
-        facts = json.loads(metadata["cache"])
-        facts["grid"] = None if facts["grid"] is None else TokenGrid(**facts["grid"])
-        for name in ("fixed_patterns", "fixed_results"):
-            facts[name] = frozenset(facts.get(name, ()))
-        return cls(tensors, model, **facts)
+        kind = f"an activation cache ({_FORMAT})"
+        facts, tensors = stored_tensors(path, kind, "cache", format=_FORMAT)
+        with stored_fields(path, kind):
+            facts["grid"] = None if facts["grid"] is None else TokenGrid(**facts["grid"])
+            for name in ("fixed_patterns", "fixed_results"):
+                facts[name] = frozenset(facts.get(name, ()))
+            return cls(tensors, model, **facts)
 
     def __repr__(self) -> str:
         clips = "1 clip" if self.batch_size in (None, 1) else f"{self.batch_size} clips"
@@ -253,9 +244,7 @@ class ActivationCache(CacheReadouts):
             [what, " × ".join(map(str, shape)), dtype, str(count), format_bytes(size)]
             for what, shape, dtype, count, size in self._kinds()
         ]
-        return report_html(
-            html.escape(repr(self)), rows_table(["hook point", "shape", "dtype", "tensors", "size"], rows)
-        )
+        return report_html(repr(self), rows_table(["hook point", "shape", "dtype", "tensors", "size"], rows))
 
     def _kinds(self) -> list[tuple[str, tuple[int, ...], str, int, int]]:
         """What is held, by kind: name with ``{i}`` for the layer, shape, dtype, count and bytes."""

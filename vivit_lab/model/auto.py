@@ -6,6 +6,7 @@ import os
 import warnings
 from typing import Any
 
+from vivit_lab.checkpoints.checkpoint import Checkpoint
 from vivit_lab.checkpoints.files import TensorSource
 from vivit_lab.errors import CheckpointWarning
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
@@ -14,11 +15,11 @@ from vivit_lab.model.load import load_checkpoint
 __all__ = ["load_model"]
 
 
-def load_model(name: str | os.PathLike[str], **options: Any) -> VivitModel | VivitForVideoClassification:
+def load_model(name: str | os.PathLike[str] | Checkpoint, **options: Any) -> VivitModel | VivitForVideoClassification:
     """Load a checkpoint as what it is: a classifier where it has one, else the bare model, with its pooler if any.
 
     Args:
-        name: a directory, a Hub id, ``"bundled"`` or ``"planted"``.
+        name: a directory, a Hub id, ``"bundled"`` or ``"planted"``, or an opened `Checkpoint`.
         **options: as for ``from_pretrained``.
 
     Raises:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vivit_lab.errors import ConfigError, InputError
+from vivit_lab.model.activations import ACTIVATIONS
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.model.encoder import Encoded, VivitPreTrainedModel
 from vivit_lab.model.outputs import VideoClassifierOutput, VivitModelOutput
@@ -19,7 +20,7 @@ __all__ = ["VivitForVideoClassification", "VivitModel"]
 
 
 class Pooler(nn.Module):
-    """tanh(dense(CLS)), or of the mean of all tokens where the model has no CLS.
+    """``pooler_act`` (tanh) of dense(CLS), or of dense(mean of all tokens) where the model has no CLS.
 
     Args:
         config: the model's configuration.
@@ -27,11 +28,12 @@ class Pooler(nn.Module):
 
     def __init__(self, config: VivitConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dense = nn.Linear(config.hidden_size, config.pooler_output_size or config.hidden_size)
+        self.activation = ACTIVATIONS[config.pooler_act]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, d_model) to the same shape."""
-        return torch.tanh(self.dense(x))
+        """Map (batch, d_model) to (batch, ``pooler_output_size``)."""
+        return self.activation(self.dense(x))
 
 
 class VivitModel(VivitPreTrainedModel):
@@ -39,7 +41,7 @@ class VivitModel(VivitPreTrainedModel):
 
     Args:
         config: the model's configuration.
-        add_pooling_layer: whether to add the pooler, tanh(dense(CLS)).
+        add_pooling_layer: whether to add the pooler, ``pooler_act`` of dense(CLS).
 
     Example:
         >>> model = VivitModel(VivitConfig(num_hidden_layers=2)).eval()

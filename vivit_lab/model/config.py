@@ -10,8 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from vivit_lab.checkpoints.files import read_json
-from vivit_lab.checkpoints.hub import resolve_file
+from vivit_lab.checkpoints.checkpoint import Checkpoint
 from vivit_lab.checkpoints.labels import with_kinetics_labels
 from vivit_lab.errors import CheckpointWarning, ConfigError, GridError
 from vivit_lab.grid import TokenGrid
@@ -74,6 +73,9 @@ class VivitConfig:
         problem_type: which loss; None chooses by ``num_labels`` and the labels' dtype.
         attn_implementation: how attention is computed, ``"eager"``, ``"sdpa"`` or ``"flash_attention_2"``; not
             written to config.json. ``vivit-lab bench attention`` measures the default against the kernels behind it.
+        pooler_act: activation of the pooler, one of the names of ``hidden_act``. transformers 5 has it; transformers 4
+            always computes tanh.
+        pooler_output_size: width of the pooler's output; None, which transformers 5 writes as ``hidden_size``, is that.
         variant: which of the paper's four models, see ``vivit_lab.model.variants``.
         attention_order: which axis a block of ``factorized_self_attention_block`` attends along first,
             ``"time_space"`` or ``"space_time"``.
@@ -108,6 +110,8 @@ class VivitConfig:
     id2label: dict[int, str] | None = field(default=None, hash=False)
     problem_type: str | None = None
     attn_implementation: str = "sdpa"
+    pooler_act: str = "tanh"
+    pooler_output_size: int | None = None
     variant: str = "spacetime"
     attention_order: str = "time_space"
     num_temporal_layers: int = 4
@@ -132,6 +136,11 @@ class VivitConfig:
                 f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads={self.num_attention_heads}"
             )
         _check_choice("hidden_act", self.hidden_act, tuple(ACTIVATIONS))
+        _check_choice("pooler_act", self.pooler_act, tuple(ACTIVATIONS))
+        if self.pooler_output_size is not None:
+            self._check_positive("pooler_output_size")
+            if self.pooler_output_size == self.hidden_size:  # the same thing said twice, which makes no other model
+                object.__setattr__(self, "pooler_output_size", None)
         _check_choice("attn_implementation", self.attn_implementation, ATTENTION_IMPLEMENTATIONS)
         if self.problem_type is not None:
             _check_choice("problem_type", self.problem_type, PROBLEM_TYPES)
@@ -268,7 +277,7 @@ class VivitConfig:
         return cls(**values, pruned_heads=pruned, extra=extra)
 
     @classmethod
-    def from_pretrained(cls, name: str | os.PathLike[str], **where: Any) -> VivitConfig:
+    def from_pretrained(cls, name: str | os.PathLike[str] | Checkpoint, **where: Any) -> VivitConfig:
         """Read the configuration of a directory, a Hub id, ``"bundled"`` or ``"planted"``.
 
         Args:
@@ -279,9 +288,7 @@ class VivitConfig:
             CheckpointNotFoundError: there is no such checkpoint.
             ConfigError: its configuration is not a ViViT's.
         """
-        path = resolve_file(name, "config.json", **where)
-        assert path is not None, "a required file is found or raises"
-        return cls.from_dict(with_kinetics_labels(read_json(path)))
+        return cls.from_dict(with_kinetics_labels(Checkpoint.open(name, **where).config))
 
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Write ``config.json`` into a directory, made where absent."""
@@ -311,6 +318,10 @@ class VivitConfig:
         values["label2id"] = self.label2id
         if self.problem_type is None:
             values.pop("problem_type")
+        if self.pooler_act == "tanh":  # transformers 4 knows neither field, and so no other value
+            values.pop("pooler_act")
+        if self.pooler_output_size is None:
+            values.pop("pooler_output_size")
         if "video_size" in self.extra:
             values["video_size"] = [self.num_frames, self.image_size, self.image_size]
         if self.label_groups is None:

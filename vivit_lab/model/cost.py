@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 import torch
 
 from vivit_lab.grid import TokenGrid
-from vivit_lab.html import facts_table, report_html, rows_table
 from vivit_lab.model.classifier import VivitForVideoClassification
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.model.pruned import heads_left
 from vivit_lab.model.variants import layer_layouts
+from vivit_lab.show.html import facts_table, report_html, rows_table
 
 __all__ = ["ModelCost", "model_cost"]
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from vivit_lab.checkpoints.arguments import take_loader_arguments
-from vivit_lab.checkpoints.files import TensorSource, open_checkpoint, parse_dtype, read_json
-from vivit_lab.checkpoints.hub import pin_revision, resolve_file
+from vivit_lab.checkpoints.checkpoint import Checkpoint
+from vivit_lab.checkpoints.files import TensorSource, parse_dtype, read_json
 from vivit_lab.checkpoints.labels import with_kinetics_labels
 from vivit_lab.errors import BackendError, InputError
 from vivit_lab.model.build import build_model
@@ -25,7 +25,7 @@ _WHERE = ("revision", "cache_dir", "local_files_only", "token", "force_download"
 
 def load_checkpoint(
     choose: Callable[[TensorSource], tuple[type, dict[str, Any]]],
-    name: str | os.PathLike[str],
+    name: str | os.PathLike[str] | Checkpoint,
     *,
     config: Any = None,
     dtype: torch.dtype | str | None = None,
@@ -42,7 +42,7 @@ def load_checkpoint(
 
     Args:
         choose: returns the model's class, and arguments of it besides the configuration, for the checkpoint's tensors.
-        name: a directory, a Hub id, ``"bundled"`` or ``"planted"``.
+        name: a directory, a Hub id, ``"bundled"`` or ``"planted"``, or an opened checkpoint.
         config: see ``from_pretrained``; so are the others.
         dtype: dtype of the parameters.
         torch_dtype: the same.
@@ -60,26 +60,27 @@ def load_checkpoint(
     target = parse_device(_one_of("device", device, "device_map", _plain_device(device_map)))
     wanted = _one_of("dtype", dtype, "torch_dtype", torch_dtype)
     take_loader_arguments(overrides)
-    where = pin_revision(name, **{key: overrides.pop(key) for key in _WHERE if key in overrides})
+    where = {key: overrides.pop(key) for key in _WHERE if key in overrides}
+    checkpoint = Checkpoint.open(name, **where)
     if attn_implementation is not None:
         overrides["attn_implementation"] = attn_implementation
     given = None if config is None else _given_config(config, where)
-    stored = {} if given is not None else read_json(_required(resolve_file(name, "config.json", **where)))
-    with open_checkpoint(name, use_safetensors=use_safetensors, **where) as source:
+    stored = {} if given is not None else checkpoint.config
+    with checkpoint.weights(use_safetensors=use_safetensors) as source:
         kind, arguments = choose(source)
         arguments |= {key: overrides.pop(key) for key in list(overrides) if key in _arguments(kind)}
         model, warning = build_model(
             kind,
             _settings(given, stored, source, overrides),
             source,
-            origin=os.fspath(name),
+            origin=checkpoint.name,
             dtype=_final_dtype(wanted, stored, source),
             device=target,
             arguments=arguments,
             ignore_mismatched_sizes=ignore_mismatched_sizes,
             progress=progress,
         )
-    model.name_or_path = os.fspath(name)
+    model.name_or_path = checkpoint.name
     return model, warning
 
 
@@ -116,21 +117,15 @@ def _arguments(kind: type) -> set[str]:
     return set(inspect.signature(kind).parameters) - {"config"}
 
 
-def _required(path: Path | None) -> Path:
-    assert path is not None, "a required file is found or raises"
-    return path
-
-
 def _given_config(config: Any, where: dict[str, Any]) -> VivitConfig:
     """Return the configuration that a caller gave in one of the forms in which transformers knows one."""
     if isinstance(config, VivitConfig):
         return config
     if isinstance(config, (str, os.PathLike)):
         path = Path(config).expanduser()
-        if not path.is_file():  # a checkpoint of its own; the revision is the other one's
-            elsewhere = {key: value for key, value in where.items() if key not in ("revision", "force_download")}
-            path = _required(resolve_file(config, "config.json", **elsewhere))
-        contents: Any = read_json(path)
+        # a checkpoint of its own; the revision is the other one's
+        elsewhere = {key: value for key, value in where.items() if key not in ("revision", "force_download")}
+        contents: Any = read_json(path) if path.is_file() else Checkpoint.open(config, **elsewhere).config
     elif isinstance(config, Mapping):
         contents = config
     elif not isinstance(config, type) and callable(getattr(config, "to_dict", None)):

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from vivit_lab.errors import InputError, MissingExtraError
 from vivit_lab.grid import TokenGrid
-from vivit_lab.html import facts_table, report_html, tiles
 from vivit_lab.memory import require_bytes
+from vivit_lab.show.html import facts_table, report_html, tiles
 
 __all__ = ["LogitLens", "lens_of_cache", "readout_weights"]
 

@@ -56,9 +56,10 @@ class VivitModelOutput(ModelOutput):
 
     Args:
         last_hidden_state: (batch, token, d_model) after the final LayerNorm.
-        pooler_output: (batch, d_model), tanh(dense(CLS)); None without a pooling layer.
+        pooler_output: (batch, ``pooler_output_size``), ``pooler_act`` of dense(CLS); None without a pooling layer.
         hidden_states: ``num_hidden_layers + 1`` tensors (batch, token, d_model): the embeddings, then each block's
-            output; the last one is *after* the final LayerNorm (as in transformers 4.56).
+            output; the last one is *after* the final LayerNorm, as in transformers 4.56. In transformers 5 it is
+            before; that is ``cache["resid_post", -1]`` of an activation cache here.
         attentions: patterns (batch, head, query, key) after the head mask, one a layer asked for, in that order.
     """
 

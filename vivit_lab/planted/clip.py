@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -10,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vivit_lab.errors import InputError
-from vivit_lab.html import frame_tiles, report_html
 from vivit_lab.planted.config import LABELS, PlantedConfig
 from vivit_lab.planted.counterfactual import COUNTERFACTUALS, turn_around_frame
 from vivit_lab.planted.render import render_frames, visible
 from vivit_lab.planted.scene import Actor, Scene, draw_scene, track
 from vivit_lab.planted.truth import mask_of_tokens, window_of_tokens
+from vivit_lab.show.html import frame_tiles, report_html
 from vivit_lab.video.clip import Clip
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ class PlantedClip:
     def _repr_html_(self) -> str:
         """Say what was planted, above some of the frames."""
         labels = [f"frame {number}" for number in range(len(self.frames))]
-        return report_html(html.escape(repr(self)), frame_tiles(self.frames, labels, most=8))
+        return report_html(repr(self), frame_tiles(self.frames, labels, most=8))
 
     @cached_property
     def frames(self) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vivit_lab.errors import InputError
+from vivit_lab.files import inside, read_json, read_npz, stored_fields
 from vivit_lab.planted.clip import COUNTERFACTUALS, PlantedClip, planted_clip
 from vivit_lab.planted.config import LABELS, PlantedConfig
 from vivit_lab.planted.truth import mask_of_tokens, window_of_tokens
@@ -181,12 +183,15 @@ def read_planted(directory: str | os.PathLike[str]) -> list[PlantedFile]:
     for path in (manifest, masks):
         if not path.is_file():
             raise InputError(f"there is no {path}; wanted a directory that write_planted wrote to the end")
-    content = json.loads(manifest.read_text(encoding="utf-8"))
+    content = read_json(manifest)
     if content.get("labels") != list(LABELS):
         raise InputError(f"the classes in {manifest} are {content.get('labels')}, wanted {list(LABELS)}")
-    with np.load(masks, allow_pickle=False) as stored:
-        packed = {name: stored[name] for name in stored.files}
-    rows, config = content["clips"], PlantedConfig(**content["config"])
+    with stored_fields(manifest, "a manifest of write_planted"):
+        rows, config = content["clips"], PlantedConfig(**content["config"])
+        for row in rows:
+            inside(directory, row["path"], os.fspath(manifest))
+    mask_bytes = -(-config.frames * config.size**2 // 8) + 256  # and the header of each array
+    packed = read_npz(masks, limit=(len(rows) + 1) * mask_bytes)
     lost = [row["path"] for row in rows if row["path"] not in packed or not (directory / row["path"]).is_file()]
     if lost:
         raise InputError(f"{len(lost)} of {len(rows)} movies in {manifest} have no file or mask, such as {lost[0]}")

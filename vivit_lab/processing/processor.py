@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from vivit_lab.checkpoints.checkpoint import Checkpoint
 from vivit_lab.errors import ConfigError, DoubleNormalizationWarning, InputError, VivitLabWarning
-from vivit_lab.processing.config import read_config, write_config
+from vivit_lab.processing.config import as_image_processor, read_config, write_config
 from vivit_lab.processing.exact import ExactPath
 from vivit_lab.processing.fast import fast_clip
 from vivit_lab.processing.inputs import CHANNELS_FIRST, check_layout, looks_scaled, read_clips
@@ -178,12 +179,14 @@ class VivitImageProcessor(ProcessorOptions):
 
         Args:
             config: fields that ViViT's processor does not have are kept in ``extra``, and written back by `to_dict`.
+                That of transformers 5's video processor is taken too, which computes what the fast path here does.
             **overrides: options that take the place of the file's.
 
         Raises:
             ConfigError: a field is wrong, an override is unknown, or the content is of another model's processor.
         """
         _check_names(overrides)
+        config = as_image_processor(config)
         kind = config.get("image_processor_type") or config.get("feature_extractor_type") or "VivitImageProcessor"
         if not str(kind).startswith("Vivit"):
             raise ConfigError(
@@ -199,7 +202,7 @@ class VivitImageProcessor(ProcessorOptions):
     @classmethod
     def from_pretrained(
         cls,
-        source: str | os.PathLike[str],
+        source: str | os.PathLike[str] | Checkpoint,
         *,
         revision: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
@@ -210,7 +213,8 @@ class VivitImageProcessor(ProcessorOptions):
         """Return the processor that a model was saved with.
 
         Args:
-            source: a directory with a preprocessor_config.json, such a file, or a Hub id.
+            source: a directory with a preprocessor_config.json, or transformers 5's video_preprocessor_config.json;
+                such a file; a Hub id, ``"bundled"`` or ``"planted"``; or an opened `Checkpoint`.
             revision: branch, tag or commit of the Hub repository.
             cache_dir: where downloads are kept; None is the Hub client's cache.
             local_files_only: look into the cache only.

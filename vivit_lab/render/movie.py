@@ -1,4 +1,4 @@
-"""A movie of the relevance over the clip's own frames, at source size and true frame times."""
+"""A movie of the relevance over the clip's own frames, at the size and times at which a player shows them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ def render_movie(
         interpolation: "nearest" shows the tubelets as they are; "bilinear" smooths between them.
         colorbar: whether the method, the colour bar, its numbers and what they are stand below the frame.
         strip: whether a time strip stands below: the relevance of each tubelet row over time, with the current frame.
-        zoom: whole-number enlargement, for clips too small to look at; 1 is source size.
+        zoom: whole-number enlargement, for clips too small to look at; 1 is the size that a player shows, which is
+            that of the source's frames where its pixels are square.
         crf: quality of the encoder, 0 (best) … 51.
         preset: speed against size of the encoder, "ultrafast" … "veryslow".
         progress: whether a progress bar is shown on stderr.

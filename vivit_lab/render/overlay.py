@@ -31,7 +31,8 @@ def heat_on_source(clip: Clip, map: AttributionMap, *, interpolation: str = "nea
         interpolation: "nearest", or "bilinear" between the centres of tubelets of the same frame.
 
     Returns:
-        (T, H, W) float32, in the map's own units; NaN where the model did not see the pixel. Four bytes a pixel:
+        (T, H, W) float32 on the stored pixels (``clip.frames``, also where these are not square), in the map's own
+        units; NaN where the model did not see the pixel. Four bytes a pixel:
         265 MB for 32 frames of 1080p (``to_frames`` works frame by frame).
 
     Raises:
@@ -64,7 +65,7 @@ def to_frames(
     colorbar: bool = False,
     strip: bool = False,
 ) -> np.ndarray:
-    """Return the clip's frames with the relevance drawn over them, at source size.
+    """Return the clip's frames with the relevance drawn over them, at source size in square pixels.
 
     The heat of a tubelet lies on exactly its frames and its pixels (see ``heat_on_source``). What the model never saw
     of a frame (outside its crop) is grey, dark and hatched, and takes no heat.
@@ -85,8 +86,9 @@ def to_frames(
         strip: whether a time strip (relevance of each tubelet row, the frame's own time marked) is put below.
 
     Returns:
-        (T, H', W', 3) uint8 RGB. Without a colour bar and strip H' = H, and W' = W (2·W + 8 side by side); with one,
-        the frame is at the top, in the middle of a picture at least 360 pixels wide.
+        (T, H', W', 3) uint8 RGB. H×W is the size of ``clip.displayed()``, which a player shows. Without a colour bar
+        and strip H' = H, and W' = W (2·W + 8 side by side); with one, the frame is at the top, in the middle of a
+        picture at least 360 pixels wide.
 
     Raises:
         InputError: an argument is not one of its choices, the clip was not prepared, or the map is not this clip's.

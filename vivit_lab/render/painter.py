@@ -35,7 +35,7 @@ class Painter:
     """Paints the frames of one clip with the heat of its map.
 
     Args:
-        clip: the clip; its frames are not changed.
+        clip: the clip in square pixels; its frames are not changed.
         values: (t, h, w) float32 relevance.
         frames_per_row: how many frames a tubelet row covers.
         place: where the grid lies on the source frame.
@@ -125,14 +125,16 @@ def make_painter(
         raise InputError(f"layout must be one of {LAYOUTS}, got {layout!r}")
     if layout == "heat" and alpha is not None:
         raise InputError("layout='heat' shows no frame below the heat, so alpha has no effect: leave it out")
-    geometry = check_pair(clip, map)
+    check_pair(clip, map)
+    clip = clip.displayed()
+    assert clip.geometry is not None, "a clip that goes with a map was prepared"
     scale = heat_scale(map, colormap, normalize, limits, percentile)
     opacity = np.full(256, 256, dtype=np.uint16) if layout == "heat" else scale.opacity(alpha)
     return Painter(
         clip=clip,
         values=map.relevance[0].cpu().numpy(),
         frames_per_row=map.grid.tubelet[0],
-        place=source_place(geometry, map.grid, interpolation),
+        place=source_place(clip.geometry, map.grid, interpolation),
         scale=scale,
         layout=layout,
         colors=scale.colormap.table.astype(np.uint16) * opacity[:, None],

@@ -96,7 +96,7 @@ def contact_sheet(
         interpolation=interpolation,
     )
     rows = sorted({round(row) for row in np.linspace(0, map.grid.t - 1, min(max_frames, map.grid.t))})
-    page = _Page.plan(clip, len(rows), columns)
+    page = _Page.plan(painter.clip.size, len(rows), columns)
     image = _draw(page, painter, clip, map, rows)
     if path is not None:
         image.save(path, pnginfo=_png_text(clip, map, painter, rows))
@@ -114,8 +114,8 @@ class _Page:
     lines: int
 
     @classmethod
-    def plan(cls, clip: Clip, tiles: int, columns: int | None) -> _Page:
-        height, width = clip.size
+    def plan(cls, size: tuple[int, int], tiles: int, columns: int | None) -> _Page:
+        height, width = size
         factor = _TILE / max(height, width)
         factor = max(1, math.floor(factor)) if factor >= 1 else factor
         picture = (max(1, round(height * factor)), max(1, round(width * factor)))
@@ -148,7 +148,7 @@ def _draw(page: _Page, painter: Painter, clip: Clip, map: AttributionMap, rows: 
         line, column = divmod(number, page.columns)
         left = _MARGIN + (inner - page.width) // 2 + column * (page.tile[1] + _MARGIN)
         top = _MARGIN + header.height + line * (page.tile[0] + _MARGIN)
-        pair = [_scaled(picture, page.picture) for picture in (clip.frames[first], painted)]
+        pair = [_scaled(picture, page.picture) for picture in (painter.clip.frames[first], painted)]
         across, down = (page.picture[1] + GAP, 0) if page.portrait else (0, page.picture[0] + GAP)
         start = left + (page.tile[1] - page.picture[1] - across) // 2
         image.paste(pair[0], (start, top))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import html
 import json
 import os
 from collections.abc import Sequence
@@ -13,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from vivit_lab.errors import ConfigError, InputError
+from vivit_lab.files import read_json
 from vivit_lab.model.auto import load_model
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.processing.processor import VivitImageProcessor
+from vivit_lab.show.html import list_of
 from vivit_lab.training.adapt import adapt_model, adapt_processor
 from vivit_lab.training.augment import Augmentation
 from vivit_lab.training.clips import LabelledClip, class_names, find_clips, readable_clips, split_clips
@@ -71,8 +72,7 @@ class FinetuneResult:
         return lines
 
     def _repr_html_(self) -> str:
-        lines = "".join(f"<li>{html.escape(line)}</li>" for line in self.summary())
-        return f"<ul>{lines}</ul>" + (self.report._repr_html_() if self.report is not None else "")
+        return list_of(self.summary()) + ("" if self.report is None else self.report._repr_html_())
 
 
 def finetune(
@@ -206,7 +206,7 @@ def _write_down(
     newest = RunFiles(out, config).newest(resume=resume)
     path = out / "finetune.json"
     if newest is not None and path.is_file():
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_json(path)
         if different := [name for name in settings if stored.get(name) != json.loads(json.dumps(settings[name]))]:
             raise ConfigError(
                 f"the run in {out} cannot continue: other {', '.join(different)} than then; name another directory"

@@ -36,7 +36,7 @@ class TrainingResult:
 
     Args:
         steps: updates made, those before a continuation included.
-        seconds: time spent, likewise.
+        seconds: time spent, likewise: in all legs of the run, also on steps that were lost when it was cut off.
         accuracy: on the evaluation clips at the end, 0 … 1; None without any.
         directory: where the model, ``training.json`` and ``log.jsonl`` are.
         best_accuracy: the highest of all evaluations, where the best model was kept.
@@ -89,6 +89,7 @@ def train(
         InputError: there is nothing to train on, the model has no classes, or ``out`` holds another run.
         ConfigError: the run in ``out`` had another configuration, the device cannot do the mixed precision, or more
             is to be frozen than there is.
+        DamagedCheckpointError: the newest checkpoint in ``out`` is damaged; the message names the file.
         BackendError: the run diverged: its loss or a weight is no longer finite. What was kept before that stays.
     """
     accelerator = _accelerator(config, cpu)
@@ -99,15 +100,19 @@ def train(
         )
     files = RunFiles(Path(out), config)
     newest = files.newest(resume=resume)
+    seconds = files.spent(newest)
     accelerator.wait_for_everyone()  # all have looked before anything is written
     with prepared(model, config):  # what it refuses leaves no run behind
         if accelerator.is_main_process:
-            files.prepare(newest)
+            files.prepare(newest, seconds)
         wrapped, optimizer = accelerator.prepare(model, make_optimizer(model, config))
-        first, seconds = 0, 0.0
+        first = 0
         if newest is not None:
-            accelerator.load_state(str(newest))
-            first, seconds = files.progress_of(newest)
+            try:
+                accelerator.load_state(str(newest))
+            except Exception as error:  # of an earlier version, whose files have no digests
+                raise files.damaged(newest, "", " ".join(str(error).split())[:200]) from error
+            first = files.progress_of(newest)[0]
         run = _Run(accelerator, model, wrapped, optimizer, config, files, evaluation, seconds)
         run.keep_best, run.best = keep_best, files.best(first) if keep_best else None
         with torch.random.fork_rng(devices=[accelerator.device] if accelerator.device.type == "cuda" else []):

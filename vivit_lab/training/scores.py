@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import html
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -17,6 +16,7 @@ from vivit_lab.model.classifier import VivitForVideoClassification
 from vivit_lab.model.views import mean_logits
 from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.progress import progress_bar
+from vivit_lab.show.html import confusion_table
 from vivit_lab.training.clips import LabelledClip
 from vivit_lab.training.datasets import ViewClips
 
@@ -100,20 +100,7 @@ class ClassificationReport:
 
     def _repr_html_(self) -> str:
         counts = self.confusion()
-        names = [html.escape(name) for name in self.classes]
-        head = "".join(f"<th style='font-weight:normal'>{name}</th>" for name in names)
-        most = max(int(counts.max()), 1)
-        body = "".join(
-            f"<tr><th style='text-align:right;font-weight:normal'>{name}</th>"
-            + "".join(
-                f"<td style='text-align:center;background:rgba(70,130,180,{count / most:.2f})'>{count or ''}</td>"
-                for count in row
-            )
-            + "</tr>"
-            for name, row in zip(names, counts.tolist(), strict=True)
-        )
-        caption = f"<caption style='text-align:left'>{html.escape(str(self))}; rows: true, columns: predicted</caption>"
-        return f"<table>{caption}<tr><th></th>{head}</tr>{body}</table>"
+        return confusion_table(f"{self}; rows: true, columns: predicted", self.classes, counts)
 
 
 def classify_clips(

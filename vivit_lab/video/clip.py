@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vivit_lab.errors import InputError
-from vivit_lab.video.geometry import Geometry
+from vivit_lab.video.geometry import Geometry, displayed_size
 
 if TYPE_CHECKING:
     import torch
@@ -31,9 +32,13 @@ class Clip:
         decode_warnings: how many times the decoder reported damage.
         pixel_values: (1, T, C, h, w) what the model is given, once a processor prepared the clip.
         geometry: how ``pixel_values`` were cut from ``frames``, once a processor prepared the clip.
+        pixel_aspect: width of a pixel of ``frames`` over its height. Where it is not 1 (anamorphic video) the frames
+            are the stored pixels, and so is what the model is given, as in the code that models are trained with;
+            movies, sheets and widgets show ``displayed()``.
 
     Raises:
-        InputError: the frames are not (T, H, W, 3) uint8, or the other fields do not match them.
+        InputError: the frames are not (T, H, W, 3) uint8, the pixel aspect is not positive, or the other fields do not
+            match the frames.
     """
 
     frames: np.ndarray
@@ -45,6 +50,7 @@ class Clip:
     decode_warnings: int = 0
     pixel_values: torch.Tensor | None = field(default=None, repr=False)
     geometry: Geometry | None = None
+    pixel_aspect: Fraction = Fraction(1)
 
     def __post_init__(self) -> None:
         frames = self.frames
@@ -57,6 +63,8 @@ class Clip:
                 raise InputError(f"{name} must have one entry a frame ({len(frames)}), got {getattr(self, name).shape}")
         if np.any(np.diff(self.seconds) < 0):
             raise InputError("seconds must not decrease: frames are kept in presentation order")
+        if not self.pixel_aspect > 0:
+            raise InputError(f"a clip's pixel_aspect must be above 0, got {self.pixel_aspect}")
         if self.end < self.seconds[-1]:
             raise InputError(f"end={self.end} s lies before the last frame at {self.seconds[-1]} s")
         if self.geometry is not None and self.geometry.source_size != self.size:
@@ -76,6 +84,22 @@ class Clip:
         """(height, width) of the frames in pixels."""
         return (self.frames.shape[1], self.frames.shape[2])
 
+    def displayed(self) -> Clip:
+        """Return the clip in square pixels, as a player shows it: its frames stretched, the geometry with them.
+
+        Frames of square pixels are not copied. What the model was given (``pixel_values``) stays as it is.
+        """
+        if self.pixel_aspect == 1:
+            return self
+        height, width = displayed_size(self.size, self.pixel_aspect)
+        axis = 2 if height == self.size[0] else 1
+        return replace(
+            self,
+            frames=np.stack([_stretched(frame, axis - 1, (height, width)[axis - 1]) for frame in self.frames]),
+            geometry=None if self.geometry is None else self.geometry.of_resized_source(height, width),
+            pixel_aspect=Fraction(1),
+        )
+
     def __len__(self) -> int:
         return len(self.frames)
 
@@ -83,25 +107,40 @@ class Clip:
         height, width = self.size
         source = f" of {self.path}" if self.path else ""
         prepared = "" if self.geometry is None else f", prepared at {'×'.join(map(str, self.geometry.model_size))}"
+        aspect = "" if self.pixel_aspect == 1 else f", pixels {self.pixel_aspect} as wide as high"
         return (
             f"Clip({len(self)} frames {height}×{width}{source}, {self.seconds[0]:.3f}–{self.end:.3f} s, "
-            f"{self.fps:.3g} fps{prepared})"
+            f"{self.fps:.3g} fps{aspect}{prepared})"
         )
 
     def _repr_html_(self) -> str:
         """Say what it is, above some of its frames."""
-        from vivit_lab.html import facts_table, frame_tiles, report_html  # here, as drawing needs pillow
+        from vivit_lab.show.html import facts_table, frame_tiles, report_html  # here, as drawing needs pillow
 
         height, width = self.size
         facts = {
             "clip": f"{len(self)} frames of {height}×{width}, {self.fps:.3g} fps",
+            "pixels": None if self.pixel_aspect == 1 else f"{self.pixel_aspect} as wide as high",
             "time": f"{self.seconds[0]:.3f}–{self.end:.3f} s",
             "file": self.path,
             "damage": f"{self.decode_warnings} warnings of the decoder" if self.decode_warnings else None,
             "prepared": None if self.geometry is None else "×".join(map(str, self.geometry.model_size)),
         }
-        return report_html(facts_table(facts), frame_tiles(self.frames, [f"{at:.2f} s" for at in self.seconds]))
+        return report_html(
+            facts_table(facts), frame_tiles(self.displayed().frames, [f"{at:.2f} s" for at in self.seconds])
+        )
 
     def prepared(self, pixel_values: torch.Tensor, geometry: Geometry) -> Clip:
         """Return the same clip with what the model is given, and how it was cut from the frames."""
         return replace(self, pixel_values=pixel_values, geometry=geometry)
+
+
+def _stretched(frame: np.ndarray, axis: int, size: int) -> np.ndarray:
+    """Return a frame with one axis enlarged to a size, linear between the centres of its pixels."""
+    count = frame.shape[axis]
+    place = ((np.arange(size) + 0.5) * count / size - 0.5).clip(0, count - 1)
+    before = place.astype(np.int64)
+    after = np.minimum(before + 1, count - 1)
+    weight = np.expand_dims(np.round(256 * (place - before)).astype(np.uint16), (1 - axis, 2))
+    mixed = frame.take(before, axis) * (256 - weight) + frame.take(after, axis) * weight  # at most 255·256
+    return ((mixed + 128) >> 8).astype(np.uint8)

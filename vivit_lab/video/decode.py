@@ -13,28 +13,31 @@ unnoticed; it is the same by a seek and in order.
 
 from __future__ import annotations
 
+import warnings
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 
-from vivit_lab.errors import DecodeError
+from vivit_lab.errors import ColorWarning, DecodeError
 from vivit_lab.memory import require_bytes
+from vivit_lab.video.colour import Colours
 from vivit_lab.video.index import INTRA_ONLY, FrameIndex, index_decoded
 from vivit_lab.video.keyframes import is_clean_start
-from vivit_lab.video.source import DECODER_ERRORS, open_video, orientation, upright
+from vivit_lab.video.source import DECODER_ERRORS, Source, open_video, orientation, pixel_aspect, source_name, upright
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["DecodedFrames", "Decoding", "decode_frames", "rewind"]
+__all__ = ["DecodedFrames", "Decoding", "Renumbered", "decode_frames", "rewind"]
 
 _LATE = 32  # decoders hold back 16 frames at most
 
 
 def decode_frames(
-    name: str,
+    source: Source,
     index: FrameIndex,
     wanted: np.ndarray,
     *,
@@ -45,7 +48,7 @@ def decode_frames(
     """Decode frames of a file.
 
     Args:
-        name: the file's path.
+        source: the path of a video file, its bytes, or a binary file object.
         index: the index of that stream.
         wanted: (n,) frame indices, inside the video; order and repetition are kept.
         stream: which of its video streams, from 0.
@@ -53,40 +56,55 @@ def decode_frames(
         as_shown: whether to turn frames as the file asks, or leave them as stored.
 
     Returns:
-        The frames, how many times the decoder reported damage, and the index by which they were numbered: another one
-        than was given where decoding showed that its times are not in order.
+        The frames, how many times the decoder reported damage, the shape of their pixels, and the index by which they
+        were numbered: another one than was given where decoding showed that its times are not in order.
 
     Raises:
-        DecodeError: a frame cannot be decoded, or frames differ in size.
+        DecodeError: a frame cannot be decoded or converted to RGB, or frames differ in size.
         OutOfMemoryBudgetError: the frames would not fit into the free memory.
+
+    Warns:
+        ColorWarning: the frames are HDR.
     """
+    name = source_name(source)
 
     def attempt(index: FrameIndex, threads: int | str, *, strict: bool, seek: bool) -> Decoding:
         decoding = Decoding(index, wanted, as_shown=as_shown)
-        with open_video(name, stream, threads=threads, strict=strict) as (container, chosen):
+        with open_video(source, stream, threads=threads, strict=strict) as (container, chosen):
             _check_memory(name, chosen, len(wanted))
+            decoding.pixel_aspect = pixel_aspect(chosen)
             decoding.run(container, chosen, seek=seek and index.seekable)
         return decoding
 
-    first = attempt(index, threads, strict=True, seek=True)
-    if first.sound:
-        return DecodedFrames(first.frames(), 0, index)
-    # A key frame may need frames before it after all; then there is nothing to complain of from the start.
-    complaints = attempt(index, 1, strict=True, seek=False).troubles
-    decoding = attempt(index, 1, strict=False, seek=False)
+    complaints = 0
+    decoding = attempt(index, threads, strict=True, seek=True)
+    if not decoding.sound:
+        # A key frame may need frames before it after all; then there is nothing to complain of from the start.
+        complaints = attempt(index, 1, strict=True, seek=False).troubles
+        decoding = attempt(index, 1, strict=False, seek=False)
     if decoding.disorder is not None:
-        with open_video(name, stream, threads=1) as (container, chosen):
+        with open_video(source, stream, threads=1) as (container, chosen):
             index = index_decoded(container, chosen, decoding.disorder)
         if wanted.max() >= len(index):
-            raise DecodeError(
-                f"{name}: frame {int(wanted.max())} cannot be decoded: the file lists it, but only {len(index)} frames "
-                "come out of the decoder; wanted an index below that"
-            )
+            raise Renumbered(name, int(wanted.max()), index)
         complaints = attempt(index, 1, strict=True, seek=False).troubles
         decoding = attempt(index, 1, strict=False, seek=False)
     if decoding.missing:
         raise decoding.error(name)
-    return DecodedFrames(decoding.frames(), max(decoding.troubles, complaints), index)
+    if (caution := decoding.colours.caution) is not None:
+        warnings.warn(f"{name}: {caution}", ColorWarning, stacklevel=4)
+    return DecodedFrames(decoding.frames(), max(decoding.troubles, complaints), decoding.pixel_aspect, index)
+
+
+class Renumbered(DecodeError):
+    """A frame that the file lists does not come out of the decoder; ``index`` has those that do."""
+
+    def __init__(self, name: str, frame: int, index: FrameIndex) -> None:
+        super().__init__(
+            f"{name}: frame {frame} cannot be decoded: the file lists it, but only {len(index)} frames come out of the "
+            "decoder; wanted an index below that"
+        )
+        self.index = index
 
 
 class DecodedFrames(NamedTuple):
@@ -95,11 +113,13 @@ class DecodedFrames(NamedTuple):
     Args:
         frames: (n, H, W, 3) uint8 RGB.
         troubles: how many times the decoder reported damage.
+        pixel_aspect: width of a pixel of ``frames`` over its height.
         index: the index by which the frames were numbered.
     """
 
     frames: np.ndarray
     troubles: int
+    pixel_aspect: Fraction
     index: FrameIndex
 
 
@@ -118,6 +138,9 @@ class Decoding:
         self.troubles = 0
         #: why the index does not hold for what the decoder gives, or None
         self.disorder: str | None = None
+        self.colours = Colours()
+        #: width of a pixel of the frames over its height
+        self.pixel_aspect = Fraction(1)
         self._failure: str | None = None
         self._rgb = _RgbReader()
         self._unique, self._places = np.unique(wanted, return_inverse=True)
@@ -253,7 +276,12 @@ class Decoding:
             return
         pixels = self._rgb(frame)
         if self.as_shown:
-            pixels = upright(pixels, *orientation(frame))
+            turns, mirrored = orientation(frame)
+            pixels = upright(pixels, turns, mirrored)
+            if self._pixels is None and turns % 2:
+                self.pixel_aspect = 1 / self.pixel_aspect
+        if self._pixels is None:
+            self.colours = Colours.of(frame)
         if self._pixels is None:
             self._pixels = np.empty((len(self._unique), *pixels.shape), np.uint8)
         if pixels.shape != self._pixels.shape[1:]:
@@ -277,7 +305,13 @@ class _RgbReader:
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: Any) -> np.ndarray:
-        rgb = self._reformatter.reformat(frame, format="rgb24", threads=1)
+        try:
+            rgb = self._reformatter.reformat(frame, format="rgb24", threads=1)
+        except FFmpegError as error:
+            raise DecodeError(
+                f"FFmpeg cannot convert its {frame.format.name} frames with the matrix {Colours.of(frame).matrix} to "
+                f"RGB ({error.strerror}): convert the video to another format first"
+            ) from error
         plane: Any = rgb.planes[0]
         rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: rgb.height, : 3 * rgb.width]
         return rows.reshape(rgb.height, rgb.width, 3)

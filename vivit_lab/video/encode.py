@@ -90,7 +90,7 @@ class MovieWriter:
         self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}-{id(self):x}.part")
         kind = _CONTAINERS[self.path.suffix.lower()]
         self._encoder = _encoder(codec)
-        self._container = av.open(os.fspath(self._part), "w", format=kind, options=_CONTAINER_OPTIONS[kind])
+        self._container = av.open(f"file:{self._part}", "w", format=kind, options=_CONTAINER_OPTIONS[kind])
         self._codec = codec
         self._durations: dict[int, int] = {}
         self._waiting: tuple[av.VideoFrame, int] | None = None

@@ -7,11 +7,12 @@ whole path is one scale and one offset an axis, and its inverse is exact.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 from vivit_lab.errors import InputError
 
-__all__ = ["Geometry"]
+__all__ = ["Geometry", "displayed_size"]
 
 Box = tuple[float, float, float, float]
 
@@ -64,6 +65,14 @@ class Geometry:
         height, width = self.model_size
         return self.crop(-top, -left, height + top + bottom, width + left + right)
 
+    def of_resized_source(self, height: int, width: int) -> Geometry:
+        """Return where the same model pixels lie on source frames that were resized to (height, width)."""
+        if height < 1 or width < 1:
+            raise InputError(f"cannot resize frames to {height}×{width}: wanted positive pixel sizes")
+        ratio = (self.source_size[0] / height, self.source_size[1] / width)
+        scale = (self.scale[0] * ratio[0], self.scale[1] * ratio[1])
+        return replace(self, source_size=(height, width), scale=scale)
+
     def to_source(self, box: Box) -> Box:
         """Return the source box (top, left, bottom, right) of a model box; not clipped to the frame."""
         return (
@@ -97,3 +106,16 @@ class Geometry:
             "scale": list(self.scale),
             "offset": list(self.offset),
         }
+
+
+def displayed_size(size: tuple[int, int], pixel_aspect: Fraction) -> tuple[int, int]:
+    """Return the (height, width) in square pixels at which a player shows frames of pixels that are not square.
+
+    Nothing is shrunk: wide pixels make a frame wider, narrow ones make it higher.
+
+    Args:
+        size: (height, width) of the frames in pixels.
+        pixel_aspect: width of a pixel over its height.
+    """
+    height, width = size
+    return (height, round(width * pixel_aspect)) if pixel_aspect >= 1 else (round(height / pixel_aspect), width)

@@ -7,7 +7,6 @@ decoded once to number its frames, and reading starts from the first frame each 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -17,8 +16,8 @@ from av.error import FFmpegError
 
 from vivit_lab.errors import DecodeError
 from vivit_lab.video.keyframes import is_clean_start
-from vivit_lab.video.source import DECODER_ERRORS, exact, open_video
-from vivit_lab.video.tables import Packet
+from vivit_lab.video.source import DECODER_ERRORS, Source, exact, is_path, open_video, source_name
+from vivit_lab.video.tables import Packet, table_packets
 
 __all__ = ["FrameIndex", "index_decoded", "index_packets", "load_index"]
 
@@ -104,11 +103,11 @@ class FrameIndex:
         return int(np.searchsorted(self.keyframes, self.pts[frame], side="right")) - 1
 
 
-def load_index(path: str | os.PathLike[str], stream: int = 0) -> FrameIndex:
+def load_index(path: Source, stream: int = 0) -> FrameIndex:
     """Index a video stream, by its packets where they tell everything, else by decoding it once.
 
     Args:
-        path: a video file.
+        path: the path of a video file, its bytes, or a binary file object.
         stream: which of its video streams, from 0.
 
     Raises:
@@ -124,7 +123,7 @@ def load_index(path: str | os.PathLike[str], stream: int = 0) -> FrameIndex:
         with open_video(path, stream, threads=1) as (container, chosen):
             index = index_decoded(container, chosen, index.obstacle)
     if not len(index):
-        raise DecodeError(f"{os.fspath(path)}: no frame of its video stream {stream} can be read")
+        raise DecodeError(f"{source_name(path)}: no frame of its video stream {stream} can be read")
     return index
 
 

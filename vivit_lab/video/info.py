@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
@@ -10,8 +9,19 @@ from typing import Any
 from av.error import FFmpegError
 
 from vivit_lab.errors import DecodeError
-from vivit_lab.video.index import load_index
-from vivit_lab.video.source import DECODER_ERRORS, exact, open_video, orientation
+from vivit_lab.video.colour import Colours
+from vivit_lab.video.folder import first_picture, index_of, is_folder
+from vivit_lab.video.geometry import displayed_size
+from vivit_lab.video.index import FrameIndex
+from vivit_lab.video.source import (
+    DECODER_ERRORS,
+    Source,
+    exact,
+    open_video,
+    orientation,
+    pixel_aspect,
+    source_name,
+)
 
 __all__ = ["VideoInfo", "probe"]
 
@@ -21,8 +31,8 @@ class VideoInfo:
     """Facts of one video stream of a file.
 
     Args:
-        path: the file.
-        container: FFmpeg's name of the file format, such as "mov,mp4,m4a,3gp,3g2,mj2".
+        path: the file; of bytes and nameless files, what they are.
+        container: FFmpeg's name of the file format, such as "mov,mp4,m4a,3gp,3g2,mj2"; "folder" of one of pictures.
         codec: FFmpeg's name of the video codec, such as "h264".
         width: columns of a frame as shown (rotation applied), in pixels.
         height: rows of a frame as shown, in pixels.
@@ -39,7 +49,18 @@ class VideoInfo:
         vfr: whether the frames are unevenly spaced.
         pixel_format: FFmpeg's name of the stored pixel format, such as "yuv420p10le".
         bit_depth: bits a colour component.
+        palette: whether each stored pixel is an entry of a table of colours.
+        matrix: how colours are stored, in FFmpeg's names, such as "bt709"; None where the file does not say: then
+            frames are read by BT.601, as FFmpeg does.
+        color_range: "limited" or "full"; None where the file does not say: then limited, as FFmpeg does.
+        transfer: the curve from values to light, such as "bt709"; None where the file does not say.
+        primaries: which red, green and blue, such as "bt709"; None where the file does not say.
+        hdr: "PQ" or "HLG" for high dynamic range, which is read without tone mapping; else None.
+        field_order: "progressive"; or "tt", "bb", "tb", "bt" (which field is coded first, which shown first) or
+            "interlaced" (order not known): two moments in the lines of one frame, which are read as they are. None
+            where the file does not say, or PyAV does not (before 18).
         pixel_aspect: width of a stored pixel over its height; frames are read as stored, not stretched.
+        display_size: (height, width) at which a player shows a frame: turned, and stretched by ``pixel_aspect``.
         key_frames: at how many frames decoding can begin; 1 where reading always begins at the start.
         seekable: whether reading a late frame can skip the earlier ones.
         truncated: how many frames the file's table lists beyond its end; above 0 the file was cut off.
@@ -65,17 +86,30 @@ class VideoInfo:
     vfr: bool
     pixel_format: str
     bit_depth: int
+    palette: bool
+    matrix: str | None
+    color_range: str | None
+    transfer: str | None
+    primaries: str | None
+    hdr: str | None
+    field_order: str | None
     pixel_aspect: Fraction
+    display_size: tuple[int, int]
     key_frames: int
     seekable: bool
     truncated: int
     video_streams: int
     audio_streams: int
 
+    @property
+    def interlaced(self) -> bool:
+        """Whether a frame holds two moments, in its even and its odd lines."""
+        return self.field_order not in (None, "progressive")
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-able values; fractions as "1/90000"."""
         fields = asdict(self)
-        fields["coded_size"] = list(self.coded_size)
+        fields |= {"coded_size": list(self.coded_size), "display_size": list(self.display_size)}
         return {name: str(value) if isinstance(value, Fraction) else value for name, value in fields.items()}
 
     def __repr__(self) -> str:
@@ -86,6 +120,14 @@ class VideoInfo:
             notes.append(f"cut off: {self.truncated} more frames are listed")
         if self.rotation or self.mirrored:
             notes.append(f"rotated {self.rotation}°" + ", mirrored" * self.mirrored)
+        if self.pixel_aspect != 1:
+            notes.append(f"shown at {self.display_size[1]}×{self.display_size[0]}")
+        if self.hdr:
+            notes.append(f"HDR ({self.hdr})")
+        if self.interlaced:
+            notes.append("interlaced")
+        if self.palette:
+            notes.append("palette")
         if self.start:
             notes.append(f"starts at {self.start:.3f} s")
         if self.video_streams > 1:
@@ -98,68 +140,115 @@ class VideoInfo:
         )
 
 
-def probe(path: str | os.PathLike[str], *, stream: int = 0) -> VideoInfo:
-    """Describe a video file, from its packets and its first frame.
+def probe(path: Source, *, stream: int = 0, fps: float | None = None) -> VideoInfo:
+    """Describe a video, from its packets and its first frame.
 
     Reads the whole file but decodes one frame only, save for the few formats whose packets do not tell how many frames
     they make (H.264 and MPEG-4 in AVI, raw streams, GIF, VP8): those are decoded once.
 
     Args:
-        path: a video file.
+        path: a video: the path of its file, its bytes, a binary file object that can seek, or a folder of numbered
+            pictures.
         stream: which of its video streams, from 0.
+        fps: pictures a second, for a folder; None takes 25 and says so.
 
     Raises:
         VideoNotFoundError: there is no such file.
-        NotAVideoError: the file is no video: audio only, a still image, not media.
+        NotAVideoError: it is no video: audio only, a still image, a playlist, a pipe, not media.
         InputError: the file has no video stream of that number.
         DecodeError: no frame can be decoded.
     """
-    index = load_index(path, stream)
+    index, name = index_of(path, stream, fps), source_name(path)
+    if is_folder(path):
+        frame, codec = first_picture(name)
+        return VideoInfo(
+            path=name,
+            container="folder",
+            codec=codec,
+            **_counted(index),
+            header_frames=None,
+            start=0.0,
+            time_base=index.time_base,
+            **_pictured(frame, Fraction(1)),
+            field_order=None,
+            pixel_format=frame.format.name,
+            video_streams=1,
+            audio_streams=0,
+        )
     with open_video(path, stream) as (container, chosen):
-        turns, mirrored, shape, depth = _first_frame(os.fspath(path), container, chosen)
+        frame = _first_frame(name, container, chosen)
         origin = chosen.start_time if chosen.start_time is not None else 0
         context, clock = chosen.codec_context, exact(chosen.time_base) or Fraction(1)
+        videos = [one for one in container.streams.video if not one.disposition & type(one.disposition).attached_pic]
         return VideoInfo(
-            path=os.fspath(path),
+            path=name,
             container=container.format.name,
             codec=context.codec.canonical_name,
-            width=shape[1 - turns % 2],
-            height=shape[turns % 2],
-            coded_size=shape,
-            rotation=90 * turns,
-            mirrored=mirrored,
-            fps=index.fps,
-            frames=len(index),
+            **_counted(index),
             header_frames=chosen.frames or None,
-            duration=index.end,
-            header_duration=index.header_seconds,
             start=float((index.pts[0] if index.obstacle is None else origin) * clock),
             time_base=clock,
-            vfr=index.vfr,
+            **_pictured(frame, pixel_aspect(chosen)),
+            field_order=_field_order(context, frame),
             pixel_format=context.pix_fmt,
-            bit_depth=depth,
-            pixel_aspect=exact(chosen.sample_aspect_ratio) or Fraction(1),
-            key_frames=max(len(index.keyframes), 1),
-            seekable=index.seekable,
-            truncated=index.missing,
-            video_streams=sum(
-                not one.disposition & type(one.disposition).attached_pic for one in container.streams.video
-            ),
+            video_streams=len(videos),
             audio_streams=len(container.streams.audio),
         )
 
 
-def _first_frame(name: str, container: Any, stream: Any) -> tuple[int, bool, tuple[int, int], int]:
-    """Return quarter turns, mirroring, stored (height, width) and bit depth of the first frame that decodes."""
+def _counted(index: FrameIndex) -> dict[str, Any]:
+    """Return the fields that the index tells."""
+    return {
+        "fps": index.fps,
+        "frames": len(index),
+        "duration": index.end,
+        "header_duration": index.header_seconds,
+        "vfr": index.vfr,
+        "key_frames": max(len(index.keyframes), 1),
+        "seekable": index.seekable,
+        "truncated": index.missing,
+    }
+
+
+def _pictured(frame: Any, aspect: Fraction) -> dict[str, Any]:
+    """Return the fields that a decoded frame tells, whose stored pixels have an aspect."""
+    (turns, mirrored), stored, colours = orientation(frame), (frame.height, frame.width), Colours.of(frame)
+    size = stored[::-1] if turns % 2 else stored
+    return {
+        "width": size[1],
+        "height": size[0],
+        "coded_size": stored,
+        "rotation": 90 * turns,
+        "mirrored": mirrored,
+        "bit_depth": max(component.bits for component in frame.format.components),
+        "palette": frame.format.has_palette,
+        "matrix": colours.matrix,
+        "color_range": colours.range,
+        "transfer": colours.transfer,
+        "primaries": colours.primaries,
+        "hdr": colours.hdr,
+        "pixel_aspect": aspect,
+        "display_size": displayed_size(size, 1 / aspect if turns % 2 else aspect),
+    }
+
+
+def _first_frame(name: str, container: Any, stream: Any) -> Any:
+    """Return the first frame that decodes."""
     failure = "it holds no frame"
     try:
         for packet in container.demux(stream):
             try:
                 for frame in packet.decode():
-                    depth = max(component.bits for component in frame.format.components)
-                    return (*orientation(frame), (frame.height, frame.width), depth)
+                    return frame
             except DECODER_ERRORS as error:
                 failure = getattr(error, "strerror", None) or str(error)
     except FFmpegError as error:
         failure = str(error.strerror)
     raise DecodeError(f"{name}: none of its frames can be decoded ({failure})")
+
+
+def _field_order(context: Any, frame: Any) -> str | None:
+    known = {1: "progressive", 2: "tt", 3: "bb", 4: "tb", 5: "bt"}.get(int(getattr(context, "field_order", 0)))
+    if frame.interlaced_frame and known in (None, "progressive"):
+        return "interlaced"
+    return known

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -15,8 +16,9 @@ from av.error import FFmpegError
 from vivit_lab.errors import DecodeError, DecodeWarning, InputError, ShortClipWarning
 from vivit_lab.video.clip import Clip
 from vivit_lab.video.decode import Decoding, decode_frames, rewind
+from vivit_lab.video.folder import index_of, is_folder, read_pictures
 from vivit_lab.video.index import FrameIndex, index_decoded, index_packets, load_index
-from vivit_lab.video.source import choose_stream
+from vivit_lab.video.source import Source, choose_stream, is_path, source_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +35,7 @@ class Processor(Protocol):
 
 
 def read_clip(
-    path: str | os.PathLike[str],
+    path: Source,
     num_frames: int | None = None,
     stride: int = 1,
     start: int | float = 0,
@@ -41,11 +43,13 @@ def read_clip(
     stream: int = 0,
     threads: int | str = "auto",
     processor: Processor | None = None,
+    fps: float | None = None,
 ) -> Clip:
     """Read the frames start, start + stride, start + 2·stride, … of a video.
 
     Args:
-        path: a video file.
+        path: a video: the path of its file, its bytes, a binary file object that can seek, or a folder of numbered
+            pictures (frame_0001.png, …).
         num_frames: how many frames; None reads to the end of the video.
         stride: 1 takes every frame, 2 every other, …
         start: an int is the first frame's index, where a negative one counts from the end of the video (-32: the last
@@ -53,6 +57,7 @@ def read_clip(
         stream: which of the file's video streams, from 0.
         threads: decoding threads; "auto" is quickest for one clip, 1 is best where many clips are read at once.
         processor: if given, its ``prepare`` is applied, and the clip has ``pixel_values`` too.
+        fps: pictures a second, for a folder; None takes 25 and says so.
 
     Returns:
         The clip. If the video ends before the window does, its last frame in reach repeats, and a warning says how
@@ -60,7 +65,7 @@ def read_clip(
 
     Raises:
         VideoNotFoundError: there is no such file.
-        NotAVideoError: the file is no video: audio only, a still image, not media.
+        NotAVideoError: it is no video: audio only, a still image, a playlist, a pipe, not media.
         InputError: an argument is out of range, or ``start`` lies beyond the video.
         DecodeError: a frame cannot be decoded, or the file was cut off before it.
         OutOfMemoryBudgetError: the frames would not fit into the free memory.
@@ -68,6 +73,7 @@ def read_clip(
     Warns:
         ShortClipWarning: the video is shorter than the window.
         DecodeWarning: the decoder concealed damage.
+        ColorWarning: the video is HDR, which is read without tone mapping.
 
     Example:
         >>> clip = read_clip("samoyed.mp4", 16, stride=2, start=1.5)
@@ -75,43 +81,51 @@ def read_clip(
     for name, value in (("num_frames", num_frames), ("stride", stride)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
             raise InputError(f"{name} must be a positive integer, got {value!r}")
-    index = load_index(path, stream)
-    first = _first_frame(os.fspath(path), index, start)
+    index = index_of(path, stream, fps)
+    first = _first_frame(source_name(path), index, start)
     available = -(-(len(index) - first) // stride)
     count = available if num_frames is None else int(num_frames)
     wanted = first + stride * np.arange(min(count, available))
     if count > available:
-        _warn_short(os.fspath(path), index, count, count - available, int(wanted[-1]), stride)
+        _warn_short(source_name(path), index, count, count - available, int(wanted[-1]), stride)
         wanted = np.concatenate([wanted, np.full(count - available, wanted[-1])])
     clip = _clip(path, index, wanted, stream, threads)
     return clip if processor is None else processor.prepare(clip)
 
 
 def read_frames(
-    path: str | os.PathLike[str], indices: Sequence[int] | np.ndarray, *, stream: int = 0, threads: int | str = "auto"
+    path: Source,
+    indices: Sequence[int] | np.ndarray,
+    *,
+    stream: int = 0,
+    threads: int | str = "auto",
+    fps: float | None = None,
 ) -> Clip:
     """Read the frames of a video at given indices.
 
     Between indices that are far apart the decoder jumps, so a few frames of a long video are quick.
 
     Args:
-        path: a video file.
+        path: a video: the path of its file, its bytes, a binary file object that can seek, or a folder of numbered
+            pictures (frame_0001.png, …).
         indices: frame indices from 0, not decreasing (a clip is in the order of time); an index may repeat.
         stream: which of the file's video streams, from 0.
         threads: decoding threads; "auto" is quickest for one clip, 1 is best where many clips are read at once.
+        fps: pictures a second, for a folder; None takes 25 and says so.
 
     Raises:
         VideoNotFoundError: there is no such file.
-        NotAVideoError: the file is no video: audio only, a still image, not media.
+        NotAVideoError: it is no video: audio only, a still image, a playlist, a pipe, not media.
         InputError: the indices are empty, decrease, are no integers, or lie outside the video.
         DecodeError: a frame cannot be decoded, or the file was cut off before it.
         OutOfMemoryBudgetError: the frames would not fit into the free memory.
 
     Warns:
         DecodeWarning: the decoder concealed damage.
+        ColorWarning: the video is HDR, which is read without tone mapping.
     """
-    index = load_index(path, stream)
-    wanted = _check_indices(os.fspath(path), indices, index)
+    index = index_of(path, stream, fps)
+    wanted = _check_indices(source_name(path), indices, index)
     if np.any(np.diff(wanted) < 0):
         raise InputError("indices must not decrease, as a clip is in the order of time: sort them first")
     return _clip(path, index, wanted, stream, threads)
@@ -170,9 +184,12 @@ def _warn_short(name: str, index: FrameIndex, count: int, held: int, last: int, 
     )
 
 
-def _clip(path: str | os.PathLike[str], index: FrameIndex, wanted: np.ndarray, stream: int, threads: int | str) -> Clip:
-    name = os.fspath(path)
-    frames, troubles = decode_frames(name, index, wanted, stream=stream, threads=threads)
+def _clip(path: Source, index: FrameIndex, wanted: np.ndarray, stream: int, threads: int | str) -> Clip:
+    name = source_name(path)
+    if is_folder(path):
+        (frames, troubles), aspect = read_pictures(name, wanted), Fraction(1)
+    else:
+        frames, troubles, aspect = decode_frames(path, index, wanted, stream=stream, threads=threads)
     if troubles:
         warnings.warn(
             f"{name}: the decoder reported damage {troubles} time(s) on the way to frames {wanted[0]} … {wanted[-1]}; "
@@ -180,8 +197,16 @@ def _clip(path: str | os.PathLike[str], index: FrameIndex, wanted: np.ndarray, s
             DecodeWarning,
             stacklevel=3,
         )
+    file = name if is_path(path) else None
     return Clip(
-        frames, index.seconds[wanted], wanted, index.fps, index.end_of(int(wanted[-1])), name, decode_warnings=troubles
+        frames,
+        index.seconds[wanted],
+        wanted,
+        index.fps,
+        index.end_of(int(wanted[-1])),
+        file,
+        decode_warnings=troubles,
+        pixel_aspect=aspect,
     )
 
 
@@ -230,4 +255,4 @@ def _reopened(name: str, indices: Sequence[int] | np.ndarray, error: Exception) 
     if not os.path.isfile(name):
         raise DecodeError(f"{name} cannot be read from its beginning: {error}; open it anew from a file") from error
     index = load_index(name)
-    return decode_frames(name, index, _check_indices(name, indices, index), as_shown=False)[0]
+    return decode_frames(name, index, _check_indices(name, indices, index), as_shown=False).frames

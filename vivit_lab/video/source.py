@@ -1,11 +1,17 @@
-"""Open a video file and choose its stream, or say why it is no video."""
+"""Open a video and choose its stream, or say why it is no video.
+
+What FFmpeg is given is never a name but a file that is already open, and it may open no other: a file name is not
+taken for a protocol (``a:b.mp4``), and a playlist called .mp4 reads nothing of what it names.
+"""
 
 from __future__ import annotations
 
+import io
 import os
+import stat
 from contextlib import contextmanager
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import av
 import numpy as np
@@ -16,7 +22,22 @@ from vivit_lab.errors import InputError, NotAVideoError, VideoNotFoundError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["DECODER_ERRORS", "choose_stream", "exact", "open_video", "orientation", "upright"]
+__all__ = [
+    "DECODER_ERRORS",
+    "Source",
+    "choose_stream",
+    "exact",
+    "is_path",
+    "open_container",
+    "open_video",
+    "orientation",
+    "pixel_aspect",
+    "source_name",
+    "upright",
+]
+
+#: A video: the path of a file, its bytes, or a binary file object that can seek.
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
 
 #: What decoding a packet may raise: PyAV 19 forgets the codec where a damaged header stops the decoder's start, and
 #: then raises a bare ValueError.
@@ -25,17 +46,56 @@ DECODER_ERRORS = (FFmpegError, ValueError)
 _STILL_BRANDS = {"avif", "heic", "heix", "mif1"}  # containers that look like mp4 and hold one picture
 # A title in Latin-1 is no reason to refuse a video: PyAV 19 decodes it by itself, those before must be told to.
 _ANY_TITLE: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
+# FFmpeg reads the open file that it is given. It may open nothing else, as no protocol has this name.
+_OPEN_NOTHING_ELSE = {"protocol_whitelist": "none"}
 _TEXT = {"ansi", "bintext", "xbin", "idf"}  # FFmpeg draws text files as if they were video
+_LISTS = {
+    "ffconcat": "an ffconcat script",
+    "#extm3u": "an M3U playlist",
+    "<mpd": "a DASH manifest",
+    "v=0": "an SDP session",
+    "[playlist]": "a PLS playlist",
+    "<smil": "a SMIL playlist",
+    "<asx": "an ASX playlist",
+    "[reference]": "a list of references",
+    "rtsptext": "a list of references",
+    "<assetmap": "an IMF asset map",
+}
+
+
+def is_path(source: Any) -> bool:
+    """Whether a source is the path of a file, and not its bytes or an open file."""
+    return isinstance(source, (str, os.PathLike))
+
+
+def source_name(source: Source) -> str:
+    """Return what errors call a video: its path, the name of an open file, or how many bytes it has.
+
+    Raises:
+        InputError: it is no path, no bytes and no file object.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        name = os.fspath(source)
+        return os.fsdecode(name) if isinstance(name, bytes) else name
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return f"the video of {len(memoryview(source).cast('B')):,} bytes"
+    if hasattr(source, "read"):
+        name = getattr(source, "name", None)
+        return name if isinstance(name, str) and name else f"the open {type(source).__name__}"
+    raise InputError(
+        f"wanted a video: its path, its bytes, or a binary file object that can seek; got {type(source).__name__}"
+    )
 
 
 @contextmanager
 def open_video(
-    path: str | os.PathLike[str], stream: int = 0, *, threads: int | str = "auto", strict: bool = False
+    source: Source, stream: int = 0, *, threads: int | str = "auto", strict: bool = False
 ) -> Iterator[tuple[Any, Any]]:
-    """Open a file for decoding one of its video streams; a context manager.
+    """Open a video for decoding one of its streams; a context manager.
 
     Args:
-        path: a video file.
+        source: the path of a video file, its bytes, or a binary file object that can seek. A file object is read from
+            its beginning, and stands where it stood afterwards.
         stream: which of the file's video streams, from 0. Cover pictures of audio files do not count.
         threads: how many threads decode; "auto" lets FFmpeg choose.
         strict: make the decoder report damage that it would otherwise conceal.
@@ -45,13 +105,14 @@ def open_video(
 
     Raises:
         VideoNotFoundError: there is no such file.
-        NotAVideoError: a directory, an empty file, no media, audio only, a still image.
-        InputError: the file has no video stream of that number, or ``threads`` is neither positive nor "auto".
+        NotAVideoError: a directory, a pipe or device, an empty file, no media, a playlist, audio only, a still image.
+        InputError: the file has no video stream of that number, ``threads`` is neither positive nor "auto", or a file
+            object gives text or cannot seek.
     """
-    name = os.fspath(path)
+    name = source_name(source)
     if threads != "auto" and (isinstance(threads, (str, bool)) or threads < 1):
         raise InputError(f"threads must be a positive integer or 'auto', got {threads!r}")
-    with _open(name) as container:
+    with open_container(source) as container:
         chosen: Any = choose_stream(container, name, stream)
         context = chosen.codec_context
         if threads == "auto":
@@ -64,15 +125,75 @@ def open_video(
         yield container, chosen
 
 
-def _open(name: str) -> Any:
-    if not os.path.exists(name):
-        raise VideoNotFoundError(f"there is no file {name}")
-    if os.path.isdir(name):
-        raise NotAVideoError(f"{name} is a directory; wanted the path of one video file")
-    if os.path.isfile(name) and not os.path.getsize(name):
-        raise NotAVideoError(f"{name} is empty (0 bytes)")
+@contextmanager
+def open_container(source: Source) -> Iterator[Any]:
+    """Open a file of any media; see ``open_video``. A context manager that yields PyAV's container."""
+    name = source_name(source)
+    with _opened(source, name) as file, _container(file, name) as container:
+        yield container
+
+
+@contextmanager
+def _opened(source: Source, name: str) -> Iterator[IO[bytes]]:
+    """Yield a binary file at its beginning."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        if not len(source):
+            raise NotAVideoError(f"{name} is empty")
+        yield io.BytesIO(source)
+    elif isinstance(source, (str, os.PathLike)):
+        _check_path(name)
+        with open(name, "rb", buffering=0) as file:
+            yield file
+    else:
+        _check_file(source, name)
+        place = source.tell()
+        source.seek(0)
+        try:
+            yield source
+        finally:
+            source.seek(place)
+
+
+def _check_path(name: str) -> None:
     try:
-        return av.open(name, **_ANY_TITLE)
+        status = os.stat(name)
+    except PermissionError:
+        raise
+    except (OSError, ValueError) as error:
+        url = ". A URL is not read: download it first, and give the path of the file" if "://" in name else ""
+        raise VideoNotFoundError(f"there is no file {name}{url}") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise NotAVideoError(f"{name} is a directory; wanted the path of one video file")
+    if not stat.S_ISREG(status.st_mode):
+        raise NotAVideoError(
+            f"{name} is a pipe, socket or device; wanted a file, in which a reader can go back: write the video to a "
+            "file, or give its bytes"
+        )
+    if not status.st_size:
+        raise NotAVideoError(f"{name} is empty (0 bytes)")
+
+
+def _check_file(file: Any, name: str) -> None:
+    if getattr(file, "closed", False):
+        raise InputError(f"{name} is closed; wanted an open file")
+    if hasattr(file, "readable") and not file.readable():
+        raise InputError(f'{name} is not open for reading; wanted open(path, "rb")')
+    if isinstance(file, io.TextIOBase) or isinstance(file.read(0), str):
+        raise InputError(f'{name} is open as text; wanted a binary file: open(path, "rb")')
+    if not (hasattr(file, "seek") and (not hasattr(file, "seekable") or file.seekable())):
+        raise InputError(f"{name} cannot seek, and a video is read in more than one pass; give its bytes: file.read()")
+
+
+def _container(file: IO[bytes], name: str) -> Any:
+    kind = _list_kind(file.read(1024))
+    if kind is not None:
+        raise NotAVideoError(
+            f"{name} is {kind}, not a video: it names other files, and those are not read from here; wanted the path "
+            "of one of them"
+        )
+    file.seek(0)
+    try:
+        return av.open(file, container_options=_OPEN_NOTHING_ELSE, **_ANY_TITLE)
     except PermissionError:
         raise
     except FFmpegError as error:
@@ -80,6 +201,15 @@ def _open(name: str) -> Any:
             f"{name} cannot be opened as a video ({error.strerror}): it is not media, or the part that describes it "
             "is damaged or cut off (an mp4 often keeps that part at its end)"
         ) from error
+
+
+def _list_kind(head: bytes) -> str | None:
+    """Return what kind of list of other files a text is that begins so, or None."""
+    text = head.decode("utf-8", "replace").lstrip("\ufeff \r\n\t").lower()
+    for mark, kind in _LISTS.items():
+        if text.startswith(mark) or (mark.startswith("<") and text.startswith("<") and mark in text):
+            return kind
+    return None
 
 
 def choose_stream(container: Any, name: str, stream: int) -> Any:
@@ -131,6 +261,12 @@ def exact(ratio: Any) -> Fraction | None:
     if ratio is None or not ratio.denominator:
         return None
     return Fraction(ratio.numerator, ratio.denominator)
+
+
+def pixel_aspect(stream: Any) -> Fraction:
+    """Return the width of a stored pixel of a stream over its height; 1 where the file does not say."""
+    aspect = exact(stream.sample_aspect_ratio)
+    return aspect if aspect is not None and aspect > 0 else Fraction(1)
 
 
 def orientation(frame: Any) -> tuple[int, bool]:

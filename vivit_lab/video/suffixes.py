@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path, PurePath
 
-__all__ = ["VIDEO_SUFFIXES", "is_video_name", "videos_below"]
+__all__ = ["PICTURE_SUFFIXES", "VIDEO_SUFFIXES", "holds_pictures", "is_video_name", "videos_below"]
 
 #: Endings of file names that are taken for videos where a directory is searched, in lower case.
 VIDEO_SUFFIXES = frozenset({".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm"})
+
+
+#: Endings of the names of pictures, in lower case.
+PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+
+
+def holds_pictures(folder: str | Path) -> bool:
+    """Whether a path is a folder that holds a picture, and so may be a video's frames."""
+    folder = Path(folder)
+    return folder.is_dir() and any(file.suffix.lower() in PICTURE_SUFFIXES for file in folder.iterdir())
 
 
 def is_video_name(name: str | PurePath) -> bool:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 
 from vivit_lab.errors import InputError
 from vivit_lab.video.clip import Clip
-from vivit_lab.video.index import load_index
+from vivit_lab.video.folder import index_of, is_folder
 from vivit_lab.video.read import Processor, read_frames
+from vivit_lab.video.source import Source
 
 __all__ = ["read_views", "temporal_views"]
 
@@ -42,7 +41,7 @@ def temporal_views(start: int, stop: int, frames: int, stride: int, views: int) 
 
 
 def read_views(
-    path: str | os.PathLike[str],
+    path: Source,
     num_frames: int,
     stride: int = 2,
     views: int = 4,
@@ -50,17 +49,20 @@ def read_views(
     processor: Processor | None = None,
     stream: int = 0,
     threads: int | str = "auto",
+    fps: float | None = None,
 ) -> list[Clip]:
     """Read windows spread evenly over a whole video, as the paper's inference does (4 of 32 frames at stride 2).
 
     Args:
-        path: a video file.
+        path: a video: the path of its file, its bytes, a binary file object that can seek, or a folder of numbered
+            pictures.
         num_frames: frames of a window.
         stride: distance of its frames.
         views: how many windows; see ``temporal_views``.
         processor: if given, its ``prepare`` is applied, and the clips have ``pixel_values`` too.
         stream: which of the file's video streams, from 0.
         threads: decoding threads.
+        fps: pictures a second, for a folder; None takes 25 and says so.
 
     Returns:
         A clip for each view, in the order of time.
@@ -73,6 +75,8 @@ def read_views(
         >>> len(read_views("abseiling.mp4", 32, views=4))
         4
     """
-    windows = temporal_views(0, len(load_index(path, stream)), num_frames, stride, views)
-    clips = [read_frames(path, window, stream=stream, threads=threads) for window in windows]
+    index = index_of(path, stream, fps)
+    rate = index.fps if is_folder(path) else None  # what was assumed is said once
+    windows = temporal_views(0, len(index), num_frames, stride, views)
+    clips = [read_frames(path, window, stream=stream, threads=threads, fps=rate) for window in windows]
     return clips if processor is None else [processor.prepare(clip) for clip in clips]

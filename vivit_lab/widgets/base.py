@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 
 from vivit_lab.errors import InputError, MissingExtraError, VivitLabError
+from vivit_lab.show.html import message
 from vivit_lab.widgets.assets import script_of, style_of
 from vivit_lab.widgets.executor import Executor, Task, model_lock
 from vivit_lab.widgets.page import offline_page
@@ -191,7 +192,7 @@ class LabWidget(anywidget.AnyWidget):
 
     def _repr_html_(self) -> str:
         """Return a static picture, for where no widget can run. A subclass says more."""
-        return f"<p>{type(self).__name__}: needs a live kernel; save_html(path) makes a page that does not.</p>"
+        return message(f"{type(self).__name__}: needs a live kernel; save_html(path) makes a page that does not.")
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         bundle = super()._repr_mimebundle_(**options)

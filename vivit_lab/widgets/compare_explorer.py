@@ -18,7 +18,7 @@ from vivit_lab.errors import InputError
 from vivit_lab.explain import top_labels
 from vivit_lab.heads.mask import HeadMask
 from vivit_lab.hooks.recorder import evaluating
-from vivit_lab.html import facts_table, report_html
+from vivit_lab.show.html import facts_table, report_html
 from vivit_lab.statistics.ranks import spearman
 from vivit_lab.widgets.base import LabWidget
 from vivit_lab.widgets.executor import Executor, Task, model_lock

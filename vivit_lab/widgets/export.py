@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import tempfile
@@ -17,6 +16,7 @@ from vivit_lab.colormap import get_colormap
 from vivit_lab.render.legend import Legend, make_legend
 from vivit_lab.render.painter import Painter, make_painter
 from vivit_lab.render.timing import clip_end, shown_frames
+from vivit_lab.show.html import picture
 from vivit_lab.video.encode import MovieWriter
 
 if TYPE_CHECKING:
@@ -36,11 +36,8 @@ def picture_html(explorer: ClipExplorer, map: AttributionMap) -> str:
     """Return the picture as HTML, for where no widget can run."""
     buffer = io.BytesIO()
     picture_of(explorer, map).convert("RGB").save(buffer, format="JPEG", quality=88)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return (
-        f'<img style="max-width:100%" alt="{type(explorer).__name__}: the frame that was shown, with heat" '
-        f'src="data:image/jpeg;base64,{data}">'
-    )
+    alt = f"{type(explorer).__name__}: the frame that was shown, with heat"
+    return picture(alt, buffer.getvalue())
 
 
 def painter_of(explorer: ClipExplorer, map: AttributionMap) -> Painter:

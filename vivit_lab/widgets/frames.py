@@ -13,11 +13,11 @@ from PIL import Image
 from vivit_lab.errors import GridError, InputError
 from vivit_lab.render.place import source_place
 from vivit_lab.render.timing import clip_end, row_spans
-from vivit_lab.video.geometry import Geometry
 
 if TYPE_CHECKING:
     from vivit_lab.grid import TokenGrid
     from vivit_lab.video.clip import Clip
+    from vivit_lab.video.geometry import Geometry
 
 __all__ = ["ShippedClip", "display_geometry", "ship_clip"]
 
@@ -48,8 +48,8 @@ def ship_clip(
 ) -> ShippedClip:
     """Encode a clip's frames and find out where the grid lies on them.
 
-    Frames larger than ``longest`` are shrunk, and further so if they took more than ``most_bytes``; a token's place is
-    then computed on the shrunk pixels by the renderer's own rule (``source_place``).
+    Frames are shown in square pixels. Those larger than ``longest`` are shrunk, and further so if they took more than
+    ``most_bytes``; a token's place is then computed on the shrunk pixels by the renderer's own rule (``source_place``).
 
     Args:
         clip: a prepared clip.
@@ -62,6 +62,7 @@ def ship_clip(
         InputError: the clip was not prepared.
         GridError: the grid covers other pixels or frames than the clip was prepared at.
     """
+    clip = clip.displayed()
     if clip.geometry is None:
         raise InputError(
             "the clip was not prepared, so it is not known which of its pixels the model saw: "
@@ -100,10 +101,7 @@ def display_geometry(geometry: Geometry, longest: int) -> Geometry:
     """Return the geometry of the same model pixels, cut from frames whose longer side is at most ``longest`` pixels."""
     height, width = geometry.source_size
     share = min(1.0, longest / max(height, width))
-    size = (max(1, round(height * share)), max(1, round(width * share)))
-    # a shown pixel is source / size source pixels wide
-    scale = (geometry.scale[0] * height / size[0], geometry.scale[1] * width / size[1])
-    return Geometry(size, geometry.model_size, scale, geometry.offset)
+    return geometry.of_resized_source(max(1, round(height * share)), max(1, round(width * share)))
 
 
 def _encode(frames: np.ndarray, size: tuple[int, int], quality: int) -> list[bytes]:

@@ -14,7 +14,7 @@ from vivit_lab.heads.mask import HeadMask
 from vivit_lab.heads.prune import prune_heads
 from vivit_lab.hooks.recorder import evaluating, record_attention
 from vivit_lab.hooks.targets import OwnEmbedding
-from vivit_lab.html import facts_table, report_html, rows_table, tiles
+from vivit_lab.show.html import facts_table, report_html, rows_table, tiles
 from vivit_lab.widgets.attention import RowCache
 from vivit_lab.widgets.base import LabWidget
 from vivit_lab.widgets.executor import Task, model_lock

@@ -15,6 +15,7 @@ from vivit_lab.errors import InputError
 from vivit_lab.explain import load_pair
 from vivit_lab.planted.clip import planted_clip
 from vivit_lab.planted.config import PlantedConfig
+from vivit_lab.show.html import message
 from vivit_lab.video.read import read_clip
 from vivit_lab.video.suffixes import VIDEO_SUFFIXES, is_video_name
 from vivit_lab.widgets.base import LabWidget
@@ -173,4 +174,4 @@ class LoadPanel(LabWidget):
 
     def _repr_html_(self) -> str:
         """Say what is loaded, for where no widget can run."""
-        return f"<p>{self.status or 'Nothing is loaded.'}</p>"
+        return message(self.status or "Nothing is loaded.")

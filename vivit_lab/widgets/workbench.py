@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ from vivit_lab.interventions.corruptions import FreezeFrame, ReverseFrames, Shuf
 from vivit_lab.interventions.effects import EffectTable
 from vivit_lab.model.logit_lens import LogitLens
 from vivit_lab.progress import watching_progress
+from vivit_lab.show.html import text_line
 from vivit_lab.widgets.clip_explorer import ClipExplorer
 from vivit_lab.widgets.compare_explorer import CompareExplorer
 from vivit_lab.widgets.executor import Task, model_lock
@@ -300,7 +300,7 @@ class Workbench(ipywidgets.VBox):
 def _form(*controls: Any, note: str) -> tuple[Any, ...]:
     """Controls in a row, which wraps where it is narrow, and a line of text below."""
     row = ipywidgets.HBox(controls, layout=ipywidgets.Layout(flex_flow="row wrap"))
-    return row, ipywidgets.HTML(f'<div style="line-height: 1.4">{html.escape(note, quote=False)}</div>')
+    return row, ipywidgets.HTML(str(text_line(note)))
 
 
 def _button(label: str, call: Callable[[Any], None]) -> Any:
