@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say how many tests compared with which versions of the peers."""
     counts = {
-        outcome: sum("peer" in report.keywords for report in terminalreporter.stats.get(outcome, ()))
+        outcome: sum("peer" in getattr(report, "keywords", ()) for report in terminalreporter.stats.get(outcome, ()))
         for outcome in ("passed", "failed", "error", "skipped")
     }
     if sum(counts.values()):

@@ -42,13 +42,15 @@ _MODULES = {
     "bulk.results": "BulkResults",
     "bulk.sweep_results": "HeadSweepResults sweep_heads",
     "checkpoints.bundled": "bundled_clip_path bundled_model_path",
+    "checkpoints.checkpoint": "Checkpoint",
     "checkpoints.labels": "kinetics400_labels",
     "colormap": "Colormap get_colormap",
     "errors": (
         "BackendError BundledDataError ChangedVideoWarning CheckpointError CheckpointNotFoundError CheckpointWarning "
         "ConfigError DamagedCheckpointError DamagedFileError DamagedFileWarning "
         "DecodeError DecodeWarning DoubleNormalizationWarning GridError InputError KeyMismatchError "
-        "MissingExtraError NotAVideoError OutOfMemoryBudgetError ShortClipWarning SkippedClipWarning "
+        "MissingExtraError NotAVideoError OutOfMemoryBudgetError PrecisionWarning ResizedPositionsWarning "
+        "ShortClipWarning SkippedClipWarning "
         "StorageError UnsafeCheckpointError VideoError VideoNotFoundError VivitLabError VivitLabWarning"
     ),
     "evaluation": "all_methods open_data stored_report write_report",

@@ -40,6 +40,7 @@ from vivit_lab.bulk.sweep_results import HeadSweepResults as HeadSweepResults
 from vivit_lab.bulk.sweep_results import sweep_heads as sweep_heads
 from vivit_lab.checkpoints.bundled import bundled_clip_path as bundled_clip_path
 from vivit_lab.checkpoints.bundled import bundled_model_path as bundled_model_path
+from vivit_lab.checkpoints.checkpoint import Checkpoint as Checkpoint
 from vivit_lab.checkpoints.labels import kinetics400_labels as kinetics400_labels
 from vivit_lab.colormap import Colormap as Colormap
 from vivit_lab.colormap import get_colormap as get_colormap
@@ -62,6 +63,8 @@ from vivit_lab.errors import KeyMismatchError as KeyMismatchError
 from vivit_lab.errors import MissingExtraError as MissingExtraError
 from vivit_lab.errors import NotAVideoError as NotAVideoError
 from vivit_lab.errors import OutOfMemoryBudgetError as OutOfMemoryBudgetError
+from vivit_lab.errors import PrecisionWarning as PrecisionWarning
+from vivit_lab.errors import ResizedPositionsWarning as ResizedPositionsWarning
 from vivit_lab.errors import ShortClipWarning as ShortClipWarning
 from vivit_lab.errors import SkippedClipWarning as SkippedClipWarning
 from vivit_lab.errors import StorageError as StorageError
@@ -224,6 +227,7 @@ __all__ = [
     "CausalTemporalScore",
     "CentreGaussian",
     "ChangedVideoWarning",
+    "Checkpoint",
     "CheckpointError",
     "CheckpointNotFoundError",
     "CheckpointWarning",
@@ -295,6 +299,7 @@ __all__ = [
     "PlantedClip",
     "PlantedConfig",
     "PlantedDataset",
+    "PrecisionWarning",
     "Probability",
     "PruningCurves",
     "PruningCurvesView",
@@ -302,6 +307,7 @@ __all__ = [
     "RandomMap",
     "RawAttention",
     "Region",
+    "ResizedPositionsWarning",
     "ReverseFrames",
     "Rise",
     "SaCo",

@@ -31,6 +31,8 @@ Each error is also the built-in it specialises, so ``except ValueError`` keeps w
     ├── FrameTimesWarning                     the times of frames are not known, and were assumed
     ├── DamagedFileWarning                    a file of a run is damaged, and what it held is missing or computed again
     ├── ChangedVideoWarning                   a video is not the one that a run's row was computed from
+    ├── PrecisionWarning                      half precision left too few digits in a result
+    ├── ResizedPositionsWarning               a clip of another size than the model was trained on
     └── DecodeWarning                         the decoder repaired damage; pixels may be wrong
 """
 
@@ -56,6 +58,8 @@ __all__ = [
     "MissingExtraError",
     "NotAVideoError",
     "OutOfMemoryBudgetError",
+    "PrecisionWarning",
+    "ResizedPositionsWarning",
     "ShortClipWarning",
     "SkippedClipWarning",
     "StorageError",
@@ -177,6 +181,14 @@ class DamagedFileWarning(VivitLabWarning):
 
 class ChangedVideoWarning(VivitLabWarning):
     """A video has changed since a run's row was computed from it."""
+
+
+class PrecisionWarning(VivitLabWarning):
+    """A result is a small difference of numbers in half precision, so that few or none of its digits are right."""
+
+
+class ResizedPositionsWarning(VivitLabWarning):
+    """A clip has another size or length than the model was trained on, so its positions were resized."""
 
 
 class DecodeWarning(VivitLabWarning):

@@ -95,7 +95,8 @@ def load_pair(
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    where = {key: options.pop(key) for key in ("revision", "cache_dir", "local_files_only", "token") if key in options}
+    places = ("revision", "cache_dir", "local_files_only", "token", "force_download")
+    where = {key: options.pop(key) for key in places if key in options}
     checkpoint = Checkpoint.open(name, **where)  # model and processor come from one commit, also while a branch moves
     model = load_model(checkpoint, device=device, dtype=dtype, **options)
     size = model.config.image_size

@@ -27,6 +27,7 @@ def new_figure(rows: int, columns: int, size: tuple[float, float], **options: An
     """
     try:
         from matplotlib.figure import Figure
+        from matplotlib.text import Text
     except ImportError as error:
         raise MissingExtraError("figures need matplotlib: pip install 'vivit-lab[lab]'") from error
 
@@ -35,6 +36,11 @@ def new_figure(rows: int, columns: int, size: tuple[float, float], **options: An
             buffer = io.BytesIO()
             self.savefig(buffer, format="png", dpi=self.dpi)
             return buffer.getvalue()
+
+        def draw(self, renderer: Any) -> None:
+            for text in self.findobj(Text):  # names of classes and clips are text, in which "$" is a letter
+                text.set_parse_math(False)
+            super().draw(renderer)
 
     figure = Picture(figsize=size, dpi=110, layout="constrained", facecolor="white")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)

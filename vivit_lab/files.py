@@ -9,6 +9,7 @@ import re
 import uuid
 import warnings
 import zipfile
+import zlib
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -160,15 +161,13 @@ def read_sealed(path: Path, keys: Iterable[str] = (), advice: str = "put back a 
     """
     try:
         value = read_json(path)
-        if not isinstance(value, dict):
-            raise InputError(f"it holds a {type(value).__name__}, wanted an object")
-        digest = value.pop(_DIGEST, None)
-        if digest is not None and digest != _digest(value):
-            raise InputError("it is not what was written")
-        if missing := [key for key in keys if key not in value]:
-            raise InputError(f"it lacks {', '.join(missing)}")
     except InputError as error:
         raise DamagedFileError(f"{path} is damaged ({error}); {advice}") from error
+    digest = value.pop(_DIGEST, None) if isinstance(value, dict) else None
+    if not isinstance(value, dict) or (digest is not None and digest != _digest(value)):
+        raise DamagedFileError(f"{path} is damaged (it is not what was written); {advice}")
+    if missing := [key for key in keys if key not in value]:
+        raise DamagedFileError(f"{path} is damaged (it lacks {', '.join(missing)}); {advice}")
     return value
 
 
@@ -237,7 +236,15 @@ def read_npz(
                     f"{os.fspath(path)} would unpack to {total} bytes, more than the {allowed} that are allowed for it"
                 )
             return {name: _array(archive, entry, name) for name, entry in chosen.items()}
-    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError, MemoryError) as error:
+    except (
+        zipfile.BadZipFile,
+        ValueError,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        MemoryError,
+        zlib.error,
+    ) as error:
         if isinstance(error, VivitLabError):
             raise
         raise InputError(f"{os.fspath(path)} is not a whole .npz of plain arrays: {error}") from error

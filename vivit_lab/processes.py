@@ -6,12 +6,15 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import parent_process
 from threading import Thread
 from typing import Any, NoReturn
 
-__all__ = ["Stopped", "die_with_parent", "end_workers", "stopping_on_signals", "usable_cores"]
+from vivit_lab.errors import BackendError
+
+__all__ = ["Stopped", "die_with_parent", "stopping_on_signals", "usable_cores", "working"]
 
 _SIGNALS = ("SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 _PATIENCE = 5.0  # seconds that a process has to end, before it is killed
@@ -71,12 +74,30 @@ def stopping_on_signals() -> Iterator[list[int]]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def end_workers(pool: Any) -> None:
-    """End the processes of a ``ProcessPoolExecutor`` without waiting for what they are at.
+@contextmanager
+def working(pool: Any, advice: str) -> Iterator[None]:
+    """Wait for a pool's work in a block; where that is broken off, end the workers at once, whatever they are at.
 
     Args:
-        pool: it takes no more work afterwards.
+        pool: a ``ProcessPoolExecutor``; it takes no more work then.
+        advice: what to do if a worker was ended from outside.
+
+    Raises:
+        BackendError: a worker was ended from outside.
     """
+    try:
+        yield
+    except BrokenProcessPool as error:
+        _end_workers(pool)
+        raise BackendError(
+            f"a worker process was ended from outside, which is what happens where memory runs out; {advice}"
+        ) from error
+    except BaseException:
+        _end_workers(pool)
+        raise
+
+
+def _end_workers(pool: Any) -> None:
     workers = list((getattr(pool, "_processes", None) or {}).values())  # Python 3.14 has terminate_workers
     pool.shutdown(wait=False, cancel_futures=True)
     for worker in workers:

@@ -190,7 +190,7 @@ def test_other_sizes_are_explained_on_their_own_grid(model):
     heat = AttentionRollout()(model, larger, interpolate_pos_encoding=True)
     assert heat.grid.shape == (3, 3, 2)
     with pytest.raises(InputError, match="interpolate_pos_encoding=True"):
-        AttentionRollout()(model, larger)
+        AttentionRollout()(model, larger, interpolate_pos_encoding=False)
 
 
 def test_autocast_around_it_does_not_change_the_reductions(model):

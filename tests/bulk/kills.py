@@ -45,17 +45,23 @@ def command_of(videos: Path, out: Path, model: str) -> list[str]:
     return [sys.executable, "-m", "vivit_lab.cli", "bulk", "run", str(videos), "--out", str(out), *options]
 
 
-def killed_once(command: list[str], parts: Path, rng: random.Random, log: Path) -> bool:
-    """Start a run and kill it at a random moment; return whether it was still at work."""
+def killed_once(
+    command: list[str], parts: Path, rng: random.Random, log: Path, longest: tuple[float, float] = (2, 10)
+) -> bool:
+    """Start a run and kill its process group at a random moment; return whether it was still at work.
+
+    Three times of four that is within some seconds of its first part, else within some of its start.
+    """
     before = len(list(parts.glob("*.parquet")))
     with log.open("a") as text:
-        run = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=text, stderr=text)
-    if rng.random() < 0.75:  # after its first part of this time, or one or two later; else while it starts
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        run = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=text, stderr=text, env=environment)
+    if rng.random() < 0.75:
         while run.poll() is None and len(list(parts.glob("*.parquet"))) == before:
             time.sleep(0.002)
-        time.sleep(rng.choice([rng.uniform(0, 0.05), rng.uniform(0, 2)]))
+        time.sleep(rng.choice([rng.uniform(0, 0.05), rng.uniform(0, longest[0])]))
     else:
-        time.sleep(rng.uniform(0, 10))
+        time.sleep(rng.uniform(0, longest[1]))
     alive = run.poll() is None
     with suppress(ProcessLookupError):
         os.killpg(run.pid, signal.SIGKILL)

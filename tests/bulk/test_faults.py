@@ -6,8 +6,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ import pytest
 
 from tests.bulk.faults import assert_equal, assert_two_failed, assert_whole, enlarge, link_clips, small_disk
 from tests.bulk.held_back import held_back
+from tests.bulk.kills import killed_once
 from tests.bulk.test_decode import readers_ended
 from tests.bulk.tiny_bulk import LOCAL, tiny_job, tiny_run
 from vivit_lab.bulk.engine import run_bulk
@@ -37,22 +36,6 @@ if __name__ == "__main__":
 """
 
 
-def killed_once(command, parts, rng):
-    """Start a run, and SIGKILL its whole process group at a random moment; return whether it was still at work."""
-    before = len(list(parts.glob("*.parquet")))
-    with subprocess.Popen(command, start_new_session=True, env={**os.environ, "PYTHONPATH": str(ROOT)}) as run:
-        if rng.random() < 0.75:  # else somewhere between its first import and its first part
-            while run.poll() is None and len(list(parts.glob("*.parquet"))) == before:
-                time.sleep(0.002)
-            time.sleep(rng.uniform(0, 0.2))
-        else:
-            time.sleep(rng.uniform(0, 6))
-        alive = run.poll() is None
-        with suppress(ProcessLookupError):
-            os.killpg(run.pid, signal.SIGKILL)
-    return alive
-
-
 @pytest.mark.parametrize("kills", [10, pytest.param(50, marks=pytest.mark.benchmark)])
 def test_a_run_that_is_killed_again_and_again_loses_and_doubles_nothing(kills, checkpoint, movies, tmp_path):
     count, rng = 60, random.Random(kills)
@@ -62,7 +45,8 @@ def test_a_run_that_is_killed_again_and_again_loses_and_doubles_nothing(kills, c
     script.write_text(RUN)
     parts, done, at_work = out / "clips", 0, 0
     while done < kills:
-        was_running = killed_once([sys.executable, script, checkpoint, videos, out], parts, rng)
+        command = [sys.executable, str(script), str(checkpoint), str(videos), str(out)]
+        was_running = killed_once(command, parts, rng, tmp_path / "log", longest=(0.2, 6))
         done += was_running
         at_work += was_running and parts.exists()
         written = sorted(parts.glob("*.parquet"))

@@ -1,11 +1,13 @@
 """A checkpoint by its name: one place for all of its files."""
 
+import json
+
 import pytest
 import torch
 
 from tests.model.tiny import TINY
-from vivit_lab.checkpoints.checkpoint import Checkpoint, weights_digest
-from vivit_lab.errors import CheckpointError, CheckpointNotFoundError, InputError
+from vivit_lab.checkpoints.checkpoint import SAMPLING_KEY, Checkpoint, weights_digest
+from vivit_lab.errors import CheckpointError, CheckpointNotFoundError, ConfigError, InputError
 from vivit_lab.explain import load_pair
 from vivit_lab.model.auto import load_model
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
@@ -64,6 +66,19 @@ def test_the_digest_is_of_the_weights_alone(tmp_path):
     bare = VivitModel(VivitConfig(**TINY))
     bare.save_pretrained(tmp_path / "bare")
     assert Checkpoint.open(tmp_path / "bare").digest == weights_digest(bare.state_dict())
+
+
+def test_sampling_is_what_the_processors_file_notes(tmp_path):
+    VivitImageProcessor(extra={SAMPLING_KEY: {"num_frames": 32, "stride": 2}}).save_pretrained(tmp_path)
+    opened = Checkpoint.open(tmp_path)
+    assert opened.sampling == {"num_frames": 32, "stride": 2}
+    assert opened.processor["size"] == {"shortest_edge": 256}
+    assert Checkpoint.open("planted").sampling == {}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({SAMPLING_KEY: 2}))
+    assert Checkpoint.open(tmp_path).sampling == {}
+    (tmp_path / "preprocessor_config.json").write_text("[" * 100_000)
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        _ = Checkpoint.open(tmp_path).sampling
 
 
 def test_what_is_wrong_is_said_when_it_is_asked_for(tmp_path):

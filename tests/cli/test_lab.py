@@ -28,6 +28,10 @@ def started(monkeypatch):
                 raise KeyboardInterrupt  # goes to JupyterLab, which asks whether to stop
             return 3
 
+        def poll(self):
+            return 3
+
+    monkeypatch.setattr(module.sys.stdin, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(module.subprocess, "Popen", Process)
     return commands
 

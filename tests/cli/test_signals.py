@@ -5,14 +5,17 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
+from multiprocessing import active_children, get_context
 
 import psutil
 import pytest
 
-from tests.bulk.tiny_bulk import write_clips
+from tests.bulk.tiny_bulk import tiny_run, write_clips
 from vivit_lab.cli.app import main
-from vivit_lab.processes import Stopped, stopping_on_signals
+from vivit_lab.errors import BackendError
+from vivit_lab.processes import Stopped, stopping_on_signals, working
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -92,7 +95,7 @@ def test_a_bulk_run_leaves_nobody_behind(number, checkpoint, endless, tmp_path):
     assert "Go on with: vivit-lab" in (tmp_path / "log").read_text()
 
 
-@each_signal(signal.SIGINT)
+@each_signal()
 def test_a_head_sweep_with_a_process_a_device_leaves_nobody_behind(number, checkpoint, endless, tmp_path):
     options = ["--model", checkpoint, "--stride", 1, "--device", "cpu,cpu", "--workers", 2]
     command = ["bulk", "heads", tmp_path / "run", "--data", endless, *options]
@@ -108,8 +111,10 @@ def test_an_evaluation_leaves_nobody_behind(number, tmp_path):
 
 
 @each_signal(signal.SIGTERM)
-def test_rendering_leaves_nobody_behind(number, finished, tmp_path):
-    command = ["bulk", "render", finished.run.store.root, "--out", tmp_path / "page", "--zoom", 24, "--workers", 2]
+def test_rendering_leaves_nobody_behind(number, checkpoint, tmp_path):
+    clips = write_clips(tmp_path / "clips", 8)
+    tiny_run(checkpoint, clips, tmp_path / "run")
+    command = ["bulk", "render", tmp_path / "run", "--out", tmp_path / "page", "--zoom", 24, "--workers", 2]
     code, left = ended_by(number, command, workers(2), tmp_path)
     assert (code, left) == (128 + number, [])
 
@@ -134,6 +139,17 @@ def test_jupyterlab_ends_with_the_command_that_started_it(number, tmp_path):
     command = ["lab", "--no-browser", "--port", 18880 + number, "--dir", tmp_path / "books", "--", "--allow-root"]
     code, left = ended_by(number, command, listening, tmp_path)
     assert (code, left) == (128 + number, [])
+
+
+def test_a_worker_that_is_ended_from_outside_is_told_in_words():
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        waiting = pool.submit(time.sleep, 600)
+        pool.submit(os.getpid).result()
+        for worker in active_children():
+            worker.kill()
+        with pytest.raises(BackendError, match=r"ended from outside, .*; use fewer"), working(pool, "use fewer"):
+            waiting.result()
+    assert waiting.done()
 
 
 def test_signals_are_left_as_they_were():

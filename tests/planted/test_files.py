@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from vivit_lab.errors import GridError, InputError
+from vivit_lab.errors import DamagedFileError, GridError, InputError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.planted.clip import planted_clip
 from vivit_lab.planted.config import LABELS, PlantedConfig
@@ -158,4 +158,14 @@ def test_sets_of_other_classes_are_refused(tmp_path):
     manifest = write_planted(tmp_path, EVEN, 1)
     manifest.write_text(manifest.read_text(encoding="utf-8").replace('"right",', '"east",', 1), encoding="utf-8")
     with pytest.raises(InputError, match=r"the classes in .*manifest\.json are \['east', .* wanted \['right', "):
+        read_planted(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[: len(content) // 2]])
+@pytest.mark.parametrize("name", ["manifest.json", "masks.npz"])
+def test_a_damaged_set_is_named(name, damage, tmp_path):
+    write_planted(tmp_path, PlantedConfig(frames=8, size=48), 1, progress=False)
+    path = tmp_path / name
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DamagedFileError, match=rf"{name} is damaged .* write the set again into an empty directory"):
         read_planted(tmp_path)

@@ -493,7 +493,13 @@ def test_values_that_cannot_be_resized(frames: np.ndarray, message: str) -> None
         VivitImageProcessor()(frames)
     with pytest.raises(ValueError, match="cannot be converted to uint8"):
         PeerProcessor()(list(np.nan_to_num(frames, nan=1.5)))
-    VivitImageProcessor()(frames, do_resize=False)
+    if 0 <= frames.min() and frames.max() <= 255:  # the advice of the message
+        VivitImageProcessor()(frames, do_resize=False)
+    else:
+        with pytest.raises(InputError, match=r"frame 0 of the clip (has values from|holds nan)"):
+            VivitImageProcessor()(frames, do_resize=False)
+    if np.isfinite(frames).all():  # another range is taken where nothing says that it is levels
+        VivitImageProcessor()(frames, do_resize=False, do_rescale=False, offset=False)
 
 
 def test_levels_of_an_empty_frame_are_refused() -> None:

@@ -10,7 +10,7 @@ from tests.training.test_parameters import VARIANTS, variant
 from tests.training.videos import CLASSES, PROCESSOR, save_tiny, write_broken, write_folders
 from vivit_lab.attribution.chefer import CheferRelevance
 from vivit_lab.attribution.raw import RawAttention
-from vivit_lab.errors import ConfigError, InputError
+from vivit_lab.errors import ConfigError, DamagedFileError, InputError
 from vivit_lab.evaluation import open_data
 from vivit_lab.explain import explain_video, load_pair
 from vivit_lab.faithfulness.evaluate import EvaluationPlan, evaluate
@@ -151,6 +151,18 @@ def test_a_continued_run_must_be_the_same_run(pair, folders, tmp_path):
     fewer = find_clips(folders)[:-1]
     with pytest.raises(ConfigError, match=r"cannot continue: other training, validation, augmentation"):
         finetune(*pair, fewer, tmp_path, augmentation=replace(PLAIN, flip=1.0), resume=True, **settings)
+    settings_file = tmp_path / "finetune.json"
+    kept = settings_file.read_text()
+    settings_file.write_text(kept[:20])
+    with pytest.raises(DamagedFileError, match=r"finetune\.json is damaged .* put back a copy of it"):
+        finetune(*pair, folders, tmp_path, resume=True, **settings)
+    settings_file.write_text(kept)
+    video = fewer[0].path
+    content = video.read_bytes()
+    video.write_bytes(content + bytes(1))
+    with pytest.raises(ConfigError, match=rf"1 videos have changed since it began: {video}; put the old ones back"):
+        finetune(*pair, folders, tmp_path, resume=True, **settings)
+    video.write_bytes(content)
     again = finetune(*pair, folders, tmp_path, resume=True, **settings)
     assert again.training.steps == 4
     assert json.loads((tmp_path / "finetune.json").read_text())["classes"] == list(CLASSES)

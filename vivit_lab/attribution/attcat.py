@@ -14,11 +14,17 @@ from vivit_lab.attribution.products import gradient_map, gradient_record_of, lay
 from vivit_lab.attribution.reading import require_one_sequence
 from vivit_lab.errors import InputError
 from vivit_lab.hooks.gradients import GradientRecord
+from vivit_lab.hooks.precision import warn_of_error
 from vivit_lab.hooks.targets import TargetLike
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.model.inputs import has_values
 from vivit_lab.video.clip import Clip
 
 __all__ = ["AttCAT"]
+
+
+# rounding errors of a state and its gradient together, in units of eps: those of all layers add up in the gradient
+_ROUNDINGS = 4.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class AttCAT:
         target: TargetLike = None,
         *,
         head_mask: Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
+        interpolate_pos_encoding: bool | None = None,
     ) -> AttributionMap:
         """Explain a batch of clips.
 
@@ -57,7 +63,7 @@ class AttCAT:
             target: a class, a ``Target`` or a function of the output; None for each clip's predicted class; not with a
                 record, which has its own.
             head_mask: as for the model's forward; not with a record.
-            interpolate_pos_encoding: as for the model's forward; not with a record.
+            interpolate_pos_encoding: whether clips of another size are taken; None says so once. Not with a record.
 
         Returns:
             A signed map, in units of the target.
@@ -72,10 +78,22 @@ class AttCAT:
         record = gradient_record_of(model, pixel_values, target, layers, states=True, **forward)
         count = record.grid.num_tokens
         total = torch.zeros(record.batch_size, count, device=record.device)
+        rounding = torch.zeros_like(total)
         for layer in layers:
             if record.layer_index(layer) not in record.state_gradients:
                 raise InputError("the record has no states: take it with record_gradients(…, states=True)")
             received = record.propagate(layer, torch.full_like(total, 1 / count))
-            total += received * (record.states[layer].float() * record.state_gradients[layer].float()).sum(dim=-1)
+            products = record.states[layer].float() * record.state_gradients[layer].float()
+            total += received * products.sum(dim=-1)
+            rounding += (received * products.norm(dim=-1)).square()
+        self._warn(record.states[layers[0]].dtype, total, rounding)
         scale = f"attention received × class activation, of the {record.unit}"
         return gradient_map(record, total, self, None, scale, signed=True)
+
+    def _warn(self, dtype: torch.dtype, total: Tensor, rounding: Tensor) -> None:
+        """Warn where the products of states and gradients cancel down to their own rounding."""
+        if dtype not in (torch.float16, torch.bfloat16) or not has_values(total):
+            return
+        # of each product's rounding errors, eps·|h·∂f/∂h|, independent of each other, and as large again in each factor
+        error = _ROUNDINGS * torch.finfo(dtype).eps * rounding.mean(dim=1).sqrt()
+        warn_of_error(dtype, type(self).__name__, error, total.square().mean(dim=1).sqrt())

@@ -53,7 +53,7 @@ class AttentionGradient:
         *,
         queries: int | Sequence[int] | Tensor | None = None,
         head_mask: Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
+        interpolate_pos_encoding: bool | None = None,
     ) -> AttributionMap:
         """Explain a batch of clips; the arguments are those of ``CheferRelevance``.
 

@@ -64,7 +64,7 @@ class CheferRelevance:
         *,
         queries: int | Sequence[int] | Tensor | None = None,
         head_mask: Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
+        interpolate_pos_encoding: bool | None = None,
     ) -> AttributionMap:
         """Explain a batch of clips.
 
@@ -75,7 +75,7 @@ class CheferRelevance:
                 record, which has its own.
             queries: sequence indices whose rows of R are averaged; CLS by default, where classifiers read.
             head_mask: as for the model's forward; not with a record.
-            interpolate_pos_encoding: as for the model's forward; not with a record.
+            interpolate_pos_encoding: whether clips of another size are taken; None says so once. Not with a record.
 
         Returns:
             A map of nonnegative relevance, in units of the target.

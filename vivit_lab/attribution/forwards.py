@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +18,14 @@ from vivit_lab.attribution.reading import parameters_of
 from vivit_lab.errors import InputError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.hooks.inputs import Pixels, as_pixel_values
+from vivit_lab.hooks.precision import half_dtype
+from vivit_lab.hooks.record import full_precision
 from vivit_lab.hooks.recorder import evaluating, record_provenance
 from vivit_lab.hooks.targets import BoundTarget, ClassLogit, TargetLike, bind_target
 from vivit_lab.hooks.values import frozen
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.encoder import expand_head_mask
+from vivit_lab.model.outputs import VideoClassifierOutput
 from vivit_lab.video.clip import Clip
 
 __all__ = ["Problem", "baseline_pixels", "check_baseline", "check_positive", "tubelet_sum"]
@@ -40,7 +45,7 @@ class Problem:
         target: what is explained.
         scores: (batch,) float32, the target's value for the clean clips.
         head_mask: (layers, batch or 1, heads, 1, 1), or None.
-        interpolate_pos_encoding: as for the model's forward.
+        interpolate_pos_encoding: whether clips of another size are taken; None is yes, and says so once.
     """
 
     model: VivitModel | VivitForVideoClassification
@@ -50,7 +55,7 @@ class Problem:
     target: BoundTarget
     scores: Tensor
     head_mask: Tensor | None
-    interpolate_pos_encoding: bool
+    interpolate_pos_encoding: bool | None
 
     @classmethod
     def of(
@@ -60,7 +65,7 @@ class Problem:
         target: TargetLike,
         *,
         head_mask: Tensor | None,
-        interpolate_pos_encoding: bool,
+        interpolate_pos_encoding: bool | None,
         default: type[Any] = ClassLogit,
     ) -> Problem:
         """Run the clean clips once, which fixes the target.
@@ -70,7 +75,7 @@ class Problem:
             pixel_values: the clips.
             target: see ``bind_target``.
             head_mask: as for the model's forward.
-            interpolate_pos_encoding: as for the model's forward.
+            interpolate_pos_encoding: whether clips of another size are taken; None is yes, and says so once.
             default: what a bare class means.
 
         Raises:
@@ -141,9 +146,16 @@ class Problem:
         )
 
 
-def _forward(model: Any, pixels: Tensor, mask: Tensor | None, interpolate: bool) -> Any:
+def _forward(model: Any, pixels: Tensor, mask: Tensor | None, interpolate: bool | None) -> Any:
     """Return the output without patterns or states, whatever the checkpoint's configuration asks for."""
-    return model.outputs_of(model.encode(pixels, mask, False, False, interpolate))
+    encoded = model.encode(pixels, mask, False, False, interpolate)
+    if half_dtype(model) is None or not isinstance(model, VivitForVideoClassification):
+        return model.outputs_of(encoded)
+    # The last product in float32: methods subtract nearly equal logits, and rounding those to half precision was the
+    # largest part of the error of their differences in float16.
+    with full_precision(model.device):
+        logits = deepcopy(model.classifier).float()(model.summary_of(encoded).float())
+    return VideoClassifierOutput(None, logits, encoded.hidden_states, encoded.attentions)
 
 
 def tubelet_sum(
@@ -172,7 +184,8 @@ def check_baseline(baseline: float | str) -> None:
     Raises:
         InputError: it is not.
     """
-    if isinstance(baseline, bool) or not (isinstance(baseline, (int, float)) or baseline in _BASELINES):
+    number = isinstance(baseline, (int, float)) and not isinstance(baseline, bool) and math.isfinite(baseline)
+    if not number and baseline not in _BASELINES:
         raise InputError(f"baseline={baseline!r} is not known; give a number (a pixel value) or 'mean'")
 
 

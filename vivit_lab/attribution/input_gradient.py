@@ -36,7 +36,7 @@ class InputXGradient:
         target: TargetLike = None,
         *,
         head_mask: Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
+        interpolate_pos_encoding: bool | None = None,
     ) -> AttributionMap:
         """Explain a batch of clips.
 
@@ -45,7 +45,7 @@ class InputXGradient:
             pixel_values: (batch, frames, channels, height, width) or prepared clips.
             target: a class, a ``Target`` or a function of the output; None for each clip's predicted class.
             head_mask: as for the model's forward.
-            interpolate_pos_encoding: as for the model's forward.
+            interpolate_pos_encoding: whether clips of another size are taken; None is yes, and says so once.
 
         Returns:
             A signed map, in units of the target.

@@ -62,7 +62,7 @@ class IntegratedGradients:
         *,
         batch_size: int = 4,
         head_mask: Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
+        interpolate_pos_encoding: bool | None = None,
         progress: bool | None = None,
     ) -> AttributionMap:
         """Explain a batch of clips.
@@ -73,7 +73,7 @@ class IntegratedGradients:
             target: a class, a ``Target`` or a function of the output; None for each clip's predicted class.
             batch_size: how many points go through the model at once; does not change the map.
             head_mask: as for the model's forward.
-            interpolate_pos_encoding: as for the model's forward.
+            interpolate_pos_encoding: whether clips of another size are taken; None is yes, and says so once.
             progress: whether to show a progress bar; None shows one on a terminal.
 
         Returns:

@@ -57,7 +57,7 @@ class LeGrad:
         target: TargetLike = None,
         *,
         head_mask: Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
+        interpolate_pos_encoding: bool | None = None,
     ) -> AttributionMap:
         """Explain a batch of clips.
 
@@ -66,7 +66,7 @@ class LeGrad:
             pixel_values: (batch, frames, channels, height, width) or prepared clips.
             target: a class, a ``Target`` or a function of the output; None for each clip's predicted class.
             head_mask: as for the model's forward.
-            interpolate_pos_encoding: as for the model's forward.
+            interpolate_pos_encoding: whether clips of another size are taken; None is yes, and says so once.
 
         Returns:
             A map of nonnegative sensitivity, in units of the target.

@@ -13,6 +13,7 @@ from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.attribution.forwards import Problem, baseline_pixels, check_baseline, check_positive
 from vivit_lab.errors import InputError
 from vivit_lab.grid import TokenGrid
+from vivit_lab.hooks.precision import warn_of_differences
 from vivit_lab.hooks.targets import TargetLike
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.progress import progress_bar
@@ -68,7 +69,7 @@ class Occlusion:
         *,
         batch_size: int = 8,
         head_mask: Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
+        interpolate_pos_encoding: bool | None = None,
         progress: bool | None = None,
     ) -> AttributionMap:
         """Explain a batch of clips; the arguments are those of ``IntegratedGradients``.
@@ -102,6 +103,7 @@ class Occlusion:
 
         with bar:
             relevance = problem.over_clips(explain)
+        warn_of_differences(model, type(self).__name__, relevance, problem.scores)
         scale = f"fall of the {problem.target.unit} when covered"
         return problem.map(relevance, self, scale, signed=True)
 

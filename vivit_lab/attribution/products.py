@@ -18,6 +18,7 @@ from vivit_lab.hooks.record import AttentionRecord
 from vivit_lab.hooks.sequences import FusedRows
 from vivit_lab.hooks.targets import TargetLike
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.model.inputs import is_index
 from vivit_lab.video.clip import Clip
 
 __all__ = [
@@ -71,7 +72,7 @@ def layer_range(model: Any, start_layer: int) -> range:
         InputError: there is no such layer.
     """
     count = model.num_layers if isinstance(model, AttentionRecord) else len(model.blocks)
-    if not -count <= start_layer < count:
+    if not is_index(start_layer) or not -count <= start_layer < count:
         raise InputError(f"start_layer={start_layer} is outside the model's layers 0..{count - 1}")
     return range(start_layer % count, count)
 

@@ -56,7 +56,7 @@ class RawAttention:
         *,
         queries: int | Sequence[int] | Tensor | None = None,
         head_mask: Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
+        interpolate_pos_encoding: bool | None = None,
     ) -> AttributionMap:
         """Explain a batch of clips.
 
@@ -66,7 +66,7 @@ class RawAttention:
             target: must be None: the method is class-agnostic.
             queries: sequence indices whose attention is averaged; CLS by default (all tokens where there is no CLS).
             head_mask: as for the model's forward; not with a record.
-            interpolate_pos_encoding: as for the model's forward; not with a record.
+            interpolate_pos_encoding: whether clips of another size are taken; None says so once. Not with a record.
 
         Returns:
             A map whose values and the CLS entry's sum to 1 for a mean over unmasked heads.

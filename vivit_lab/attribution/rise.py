@@ -71,7 +71,7 @@ class Rise:
         *,
         batch_size: int = 8,
         head_mask: Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
+        interpolate_pos_encoding: bool | None = None,
         progress: bool | None = None,
     ) -> AttributionMap:
         """Explain a batch of clips; the arguments are those of ``IntegratedGradients``.

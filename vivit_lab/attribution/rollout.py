@@ -20,6 +20,7 @@ from vivit_lab.hooks.sequences import FusedRows
 from vivit_lab.hooks.targets import TargetLike
 from vivit_lab.memory import require_bytes
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.model.inputs import is_index
 from vivit_lab.video.clip import Clip
 
 __all__ = ["AttentionRollout", "drop_lowest", "drop_lowest_keys"]
@@ -80,7 +81,7 @@ class AttentionRollout:
         *,
         queries: int | Sequence[int] | Tensor | None = None,
         head_mask: Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
+        interpolate_pos_encoding: bool | None = None,
     ) -> AttributionMap:
         """Explain a batch of clips.
 
@@ -91,7 +92,7 @@ class AttentionRollout:
             queries: sequence indices whose rollouts are averaged (``grid.token(t, y, x)``); CLS by default, all tokens
                 where there is no CLS.
             head_mask: as for the model's forward; not with a record.
-            interpolate_pos_encoding: as for the model's forward; not with a record.
+            interpolate_pos_encoding: whether clips of another size are taken; None says so once. Not with a record.
 
         Returns:
             A map whose values sum to 1 together with the CLS entry (``cls_share``). A row that is left with no weight
@@ -103,7 +104,7 @@ class AttentionRollout:
         """
         refuse_target(self, target)
         count = model.num_layers if isinstance(model, AttentionRecord) else len(model.blocks)
-        if not -count <= self.start_layer < count:
+        if not is_index(self.start_layer) or not -count <= self.start_layer < count:
             raise InputError(f"start_layer={self.start_layer} is outside the model's layers 0..{count - 1}")
         layers = range(self.start_layer % count, count)
         forward = {"head_mask": head_mask, "interpolate_pos_encoding": interpolate_pos_encoding}

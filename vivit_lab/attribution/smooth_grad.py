@@ -63,7 +63,7 @@ class SmoothGrad:
         *,
         batch_size: int = 4,
         head_mask: Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
+        interpolate_pos_encoding: bool | None = None,
         progress: bool | None = None,
     ) -> AttributionMap:
         """Explain a batch of clips; the arguments are those of ``IntegratedGradients``.

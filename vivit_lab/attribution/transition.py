@@ -18,6 +18,7 @@ from vivit_lab.hooks.inputs import as_pixel_values
 from vivit_lab.hooks.recorder import record_attention
 from vivit_lab.hooks.targets import TargetLike, bind_target
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.model.inputs import is_index
 from vivit_lab.progress import progress_bar
 from vivit_lab.video.clip import Clip
 
@@ -50,7 +51,7 @@ class TransitionAttentionMaps:
     steps: int = 20
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
+        if not is_index(self.steps) or self.steps < 1:
             raise InputError(f"steps must be positive, got {self.steps}")
 
     def __call__(
@@ -60,7 +61,7 @@ class TransitionAttentionMaps:
         target: TargetLike = None,
         *,
         head_mask: Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
+        interpolate_pos_encoding: bool | None = None,
         progress: bool | None = None,
     ) -> AttributionMap:
         """Explain a batch of clips.
@@ -70,7 +71,7 @@ class TransitionAttentionMaps:
             pixel_values: (batch, frames, channels, height, width) or prepared clips.
             target: a class, a ``Target`` or a function of the output; None for each clip's predicted class.
             head_mask: as for the model's forward.
-            interpolate_pos_encoding: as for the model's forward.
+            interpolate_pos_encoding: whether clips of another size are taken; None is yes, and says so once.
             progress: whether to show a progress bar; None shows one on a terminal.
 
         Returns:
@@ -87,11 +88,12 @@ class TransitionAttentionMaps:
         state = record.rows(-1, 0).mean(dim=1).select(1, 0)
         for layer in reversed(layers[:-1]):
             state = state + record.propagate(layer, state)
-        pixels = as_pixel_values(pixel_values).values
+        given = as_pixel_values(pixel_values)
         alphas = torch.linspace(0, 1, self.steps).tolist() if self.steps > 1 else [1.0]
         gradient = torch.zeros(record.batch_size, record.num_heads, record.grid.num_tokens, device=record.device)
         for alpha in progress_bar(alphas, progress, type(self).__name__, "step"):
-            scaled = record_gradients(model, pixels * alpha, bound, layers=[-1], **forward)
+            step = given._replace(values=given.values * alpha)
+            scaled = record_gradients(model, step, bound, layers=[-1], **forward)
             gradient += scaled.gradient_rows(-1, 0).select(2, 0)
         weight = (gradient / len(alphas)).relu_().mean(dim=1)
         return map_of(record, state * weight, self, bound.names, f"relevance to the {bound.unit}")

@@ -60,7 +60,7 @@ class ValueNormRollout:
         *,
         queries: int | Sequence[int] | Tensor | None = None,
         head_mask: Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
+        interpolate_pos_encoding: bool | None = None,
     ) -> AttributionMap:
         """Explain a batch of clips.
 
@@ -70,7 +70,7 @@ class ValueNormRollout:
             target: must be None: the method is class-agnostic.
             queries: sequence indices whose rollouts are averaged; CLS by default.
             head_mask: as for the model's forward; it multiplies A_h.
-            interpolate_pos_encoding: as for the model's forward.
+            interpolate_pos_encoding: whether clips of another size are taken; None is yes, and says so once.
 
         Returns:
             A map whose values sum to 1 together with the CLS entry (``cls_share``). A row with nothing in it carries

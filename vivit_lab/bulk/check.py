@@ -34,14 +34,13 @@ def check_part(run: BulkRun, shard: int, name: str | None = None) -> None:
         name: of an overlay; None is the shard's part.
 
     Raises:
+        InputError: there is no such part.
         DamagedFileError: it is not as it was written, or of other clips; or so is the file of its hidden states.
     """
     place, clips = name or f"clips/{part_name(shard)}", run.clips_of(shard)
-    run.store.check_table(place, run.layout.schema, None if name else len(clips))
-    with run.store.parquet(place) as file:
-        ids = file.read(columns=["clip_id"], use_threads=False)["clip_id"].to_pylist()
-        hidden = json.loads((file.schema_arrow.metadata or {}).get(b"vivit_lab.hidden", b"null"))
-    if name is None and ids != clips:
+    table = run.store.check_table(place, ["clip_id"], run.layout.schema, None if name else len(clips))
+    hidden = json.loads((table.schema.metadata or {}).get(b"vivit_lab.hidden", b"null"))
+    if name is None and table["clip_id"].to_pylist() != clips:
         raise DamagedFileError(f"{run.store.place(place)} holds other clips than the manifest names for it")
     if not hidden:
         return
@@ -140,8 +139,8 @@ def check_tables(store: Any, names: Sequence[str], schema: pa.Schema, progress: 
 
     def damage(name: str) -> DamagedFileError | None:
         try:
-            store.check_table(name, schema)
-        except FileNotFoundError:
+            store.check_table(name, [], schema)
+        except InputError:  # somebody else has moved it meanwhile
             return None
         except DamagedFileError as error:
             return error
@@ -160,7 +159,7 @@ def _tell_moved(error: DamagedFileError, places: list[str | None]) -> None:
 def _damage_of(run: BulkRun, file: tuple[int, str | None]) -> DamagedFileError | None:
     try:
         check_part(run, *file)
-    except FileNotFoundError:  # somebody else has moved it meanwhile
+    except InputError:  # somebody else has moved it meanwhile
         return None
     except DamagedFileError as error:
         return error

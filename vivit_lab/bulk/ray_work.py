@@ -216,7 +216,7 @@ def _get(ticket: Any) -> Any:
     except (WorkerCrashedError, OutOfMemoryError, *_LOST):
         raise
     except RayError as error:  # no other try would end otherwise
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[:300]
         raise BackendError(f"Ray cannot run its tasks ({type(error).__name__}: {reason}); see `ray status`") from error
 
 

@@ -18,7 +18,7 @@ from vivit_lab.bulk.rows import Failure
 from vivit_lab.colormap import choose_colormap, value_limits
 from vivit_lab.errors import InputError
 from vivit_lab.files import plain_name
-from vivit_lab.processes import end_workers, usable_cores
+from vivit_lab.processes import usable_cores, working
 from vivit_lab.progress import progress_bar
 from vivit_lab.render.movie import render_movie
 from vivit_lab.render.painter import make_painter
@@ -69,6 +69,7 @@ def render_clips(
 
     Raises:
         InputError: no clip has a map, there is no such clip or method, or an argument is out of range.
+        BackendError: a process was ended from outside.
     """
     if not 0 < percentile <= 100 or (workers is not None and workers < 1) or count < 1:
         raise InputError(
@@ -134,14 +135,11 @@ def _draw(
     failed: dict[str, Failure] = {}
     with ProcessPoolExecutor(workers, context, initializer=start_worker) as pool:
         jobs = {pool.submit(_draw_one, results.run.store.root, clip, folder, method, drawing): clip for clip in chosen}
-        try:
+        with working(pool, "render fewer clips at a time (workers=1), or larger ones apart"):
             for job in progress_bar(as_completed(jobs), progress, "movies", "clip", len(jobs)):
                 failure = job.result()
                 if failure is not None:
                     failed[jobs[job]] = failure
-        except BaseException:
-            end_workers(pool)
-            raise
     return failed
 
 

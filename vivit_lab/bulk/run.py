@@ -298,7 +298,7 @@ def _mend_manifest(run: BulkRun, table: pa.Table | None) -> None:
     """Write a manifest that is damaged again, where the same clips were named."""
     name = "manifest.parquet"
     try:
-        run.store.check_table(name, MANIFEST_SCHEMA, run.clips)
+        run.store.check_table(name, [], MANIFEST_SCHEMA, run.clips)
     except DamagedFileError as error:
         if table is None or _clips_digest(table) != run.info.get("clips_digest"):
             with _manifest_advice(run):

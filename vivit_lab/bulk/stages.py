@@ -19,6 +19,7 @@ from vivit_lab.bulk.schema import PartLayout
 from vivit_lab.bulk.shard import Result
 from vivit_lab.errors import InputError
 from vivit_lab.explain import load_pair, top_labels
+from vivit_lab.hooks.inputs import Pixels
 from vivit_lab.hooks.record import AttentionRecord, full_precision
 from vivit_lab.hooks.recorder import evaluating, record_attention
 from vivit_lab.memory import free_bytes
@@ -68,8 +69,9 @@ class ClipStage:
         """Return the columns of each clip of a batch (batch, T, C, h, w), or a failure where they are not finite."""
         pixels = pixels.to(self.model.device, self.model.dtype)
         with autocast_of(self.job, self.model):
-            record = record_attention(self.model, pixels)
-            maps = [(name, self._map(method, record, pixels)) for name, method in self.methods]
+            given = Pixels(pixels)  # of the run's own processor; a clip that is not finite becomes a failure below
+            record = record_attention(self.model, given)
+            maps = [(name, self._map(method, record, given)) for name, method in self.methods]
             heads = None
             if self.job.head_statistics != "none":
                 heads = head_columns(record, all_queries=self.job.head_statistics == "all")
@@ -94,7 +96,7 @@ class ClipStage:
             rows.append({**row, "about": about})
         return rows
 
-    def _map(self, method: Any, record: AttentionRecord, pixels: Tensor) -> AttributionMap:
+    def _map(self, method: Any, record: AttentionRecord, pixels: Pixels) -> AttributionMap:
         if isinstance(method, (RawAttention, AttentionRollout)):
             return method(record)
         return method(self.model, pixels, None if method.class_agnostic else self.target)
@@ -105,7 +107,7 @@ class ClipStage:
             return None
         everything = self.job.hidden_states == "cls"
         with evaluating(self.model), torch.no_grad():
-            encoded = self.model.encode(pixels, None, False, everything)
+            encoded = self.model.encode(pixels, None, False, everything, None)
         states = encoded.hidden_states
         if not everything or states is None:
             return encoded.last_hidden_state.half().cpu()

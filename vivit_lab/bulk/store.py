@@ -136,20 +136,26 @@ class Store:
             ) from error
 
     @contextmanager
-    def parquet(self, name: str, schema: pa.Schema | None = None, rows: int | None = None) -> Iterator[Any]:
+    def parquet(
+        self, name: str, schema: pa.Schema | None = None, rows: int | None = None, content: bytes | None = None
+    ) -> Iterator[Any]:
         """Open a Parquet file; on a local disk only what is asked for is read.
 
         Args:
             name: of the file.
             schema: the columns that it must have, metadata aside.
             rows: how many rows it must have.
+            content: the file, where it was read already.
 
         Raises:
             DamagedFileError: the file, or what is read of it within the block, is cut off or altered; or it has other
                 columns or rows.
         """
         try:
-            source: Any = pa.memory_map(self.place(name)) if self.is_local else io.BytesIO(self.read(name))
+            if content is None and self.is_local:
+                source: Any = pa.memory_map(self.place(name))
+            else:
+                source = io.BytesIO(self.read(name) if content is None else content)
             _check_footer(source)
             with pq.ParquetFile(source, page_checksum_verification=True) as file:
                 if schema is not None and not _same_columns(file.schema_arrow, schema):
@@ -172,24 +178,32 @@ class Store:
         with self.parquet(name, schema, rows) as file:
             return file.read(columns=columns, use_threads=False)
 
-    def check_table(self, name: str, schema: pa.Schema | None = None, rows: int | None = None) -> None:
-        """Read all of a Parquet file, and raise if a bit of it is not as it was written.
+    def check_table(
+        self,
+        name: str,
+        columns: list[str] | None = None,
+        schema: pa.Schema | None = None,
+        rows: int | None = None,
+    ) -> pa.Table:
+        """Read all of a Parquet file, raise if a bit of it is not as it was written, and return columns of it.
 
-        A file of an earlier version has no digest of its data: its columns are decoded instead.
+        A file of an earlier version has no digest of its data: all its columns are decoded instead.
 
         Raises:
+            InputError: there is no such file.
             DamagedFileError: see ``parquet``.
         """
-        with self.parquet(name, schema, rows) as file:
-            content = memoryview(Path(self.place(name)).read_bytes() if self.is_local else self.read(name))
-            footer = _footer_start(content)
-            seal = bytes(content[footer - _SEAL_BYTES : footer])
+        content = self.read(name)
+        with self.parquet(name, schema, rows, content) as file:
+            footer = _footer_start(memoryview(content))
+            seal = content[footer - _SEAL_BYTES : footer]
             if seal.startswith(_SEAL):
-                digest = hashlib.sha256(content[: footer - _SEAL_BYTES]).digest()
+                digest = hashlib.sha256(memoryview(content)[: footer - _SEAL_BYTES]).digest()
                 if digest != seal[len(_SEAL) : len(_SEAL) + len(digest)]:
                     raise _Damage("its data is not what was written")
             else:
                 file.read(use_threads=False)
+            return file.read(columns=columns, use_threads=False)
 
     def set_aside(self, name: str, reason: str) -> str | None:
         """Move a file into the folder ``damaged``, with the reason beside it.

@@ -161,8 +161,10 @@ class SweepStage:
         masks = self.task.masks.tensor(self.model.device)[first : first + self.task.info["block_size"]]
         pixels = pixels.to(self.model.device, self.model.dtype)
         with evaluating(self.model), torch.no_grad(), autocast_of(self.task.run.job, self.model):
-            clean = self.model(pixels).logits.float().cpu()
-            masked = [self.model(pixels, head_mask=mask).logits.float().cpu() for mask in masks]
+            clean = self.model(pixels, interpolate_pos_encoding=None).logits.float().cpu()
+            masked = [
+                self.model(pixels, head_mask=mask, interpolate_pos_encoding=None).logits.float().cpu() for mask in masks
+            ]
         logits = torch.stack(masked, dim=1)
         rows: list[Result] = []
         for whole, parts in zip(clean, logits, strict=True):

@@ -13,15 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vivit_lab import files
 from vivit_lab.checkpoints.bundled import bundled_model_path
 from vivit_lab.checkpoints.files import TensorSource, open_checkpoint, read_json
 from vivit_lab.checkpoints.hub import BUNDLED, is_local, pin_revision, resolve_file
 from vivit_lab.checkpoints.huggingface import own_name
-from vivit_lab.errors import InputError
+from vivit_lab.errors import ConfigError, InputError
 
-__all__ = ["Checkpoint", "weights_digest"]
+__all__ = ["PROCESSOR_PARTS", "SAMPLING_KEY", "Checkpoint", "read_processor", "weights_digest"]
 
-_PROCESSOR_PARTS = {"video_processor", "image_processor"}
+SAMPLING_KEY = "vivit_lab_sampling"
+"""The key of a processor's file under which the frames, stride and fps that a model was trained with are kept."""
+
+PROCESSOR_PARTS = ("video_processor", "image_processor")  # of a processor_config.json, the preferred one first
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +37,9 @@ class Checkpoint:
     Args:
         name: the name it was opened by.
         folder: its directory; None for one on the Hub.
-        where: how its files are found on the Hub: ``revision`` (a commit where the Hub or the cache told it),
-            ``cache_dir``, ``local_files_only``, ``token`` and ``force_download``, as far as they were given.
+        where: how its files are found on the Hub, as far as it was given: ``revision`` (then a commit, where the Hub or
+            the cache told it), ``cache_dir``, ``local_files_only``, ``token`` and ``force_download``. A directory needs
+            none of them.
 
     Example:
         >>> checkpoint = Checkpoint.open("planted")
@@ -72,16 +77,16 @@ class Checkpoint:
             return name
         text = os.fspath(name)
         if is_local(name):
-            return cls(text, Path(text).expanduser(), {})
+            return cls(text, Path(text).expanduser(), where)
         if name in BUNDLED:
             how = {key: where[key] for key in ("cache_dir", "local_files_only", "token") if key in where}
-            return cls(text, bundled_model_path(text, **how), {})
+            return cls(text, bundled_model_path(text, **how), where)
         return cls(text, None, pin_revision(text, **where))
 
     @property
     def revision(self) -> str | None:
         """The commit on the Hub that all files come from; None for a directory."""
-        return self.where.get("revision")
+        return None if self.folder is not None else self.where.get("revision")
 
     @property
     def place(self) -> str | Path:
@@ -126,9 +131,25 @@ class Checkpoint:
             CheckpointError: a processor_config.json is not JSON.
         """
         parts = self.file("processor_config.json")
-        if parts is not None and _PROCESSOR_PARTS & read_json(parts).keys():
+        if parts is not None and not set(PROCESSOR_PARTS).isdisjoint(read_json(parts)):
             return parts
         return self.file("video_preprocessor_config.json") or self.file("preprocessor_config.json")
+
+    @cached_property
+    def processor(self) -> dict[str, Any] | None:
+        """What ``processor_file`` says of the processor, None where there is no such file; shared, as ``config`` is.
+
+        Raises:
+            ConfigError: the file holds no JSON object.
+        """
+        path = self.processor_file
+        return None if path is None else read_processor(path)
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """How frames of the training clips were taken, as this package noted it; empty where it did not."""
+        noted = (self.processor or {}).get(SAMPLING_KEY)
+        return dict(noted) if isinstance(noted, dict) else {}
 
     def weights(self, *, use_safetensors: bool | None = None) -> TensorSource:
         """Open its weights, to be read tensor by tensor; a context manager that closes the files.
@@ -153,6 +174,23 @@ class Checkpoint:
         with self.weights() as source:
             names = sorted((own_name(name) or name, name) for name in source)
             return _sha256((own, _float32(source[name].read())) for own, name in names)
+
+
+def read_processor(path: Path) -> dict[str, Any]:
+    """Return what a file says of a processor: all of it, or that part of a processor_config.json.
+
+    Raises:
+        ConfigError: the file, or the part, is no JSON object.
+    """
+    try:
+        contents = files.read_json(path)
+    except InputError as error:
+        raise ConfigError(str(error)) from error
+    if isinstance(contents, dict):
+        contents = next((contents[part] for part in PROCESSOR_PARTS if part in contents), contents)
+    if not isinstance(contents, dict):
+        raise ConfigError(f"{path} must hold a JSON object, got a {type(contents).__name__}")
+    return contents
 
 
 def weights_digest(tensors: Mapping[str, Tensor]) -> str:

@@ -248,8 +248,10 @@ def _in_words(error: BaseException) -> str:
     if _is_proxys(error):
         return f"the proxy {_proxy() or 'that is set'} does not answer"
     for link in links:
+        if isinstance(link, ssl.SSLCertVerificationError):
+            return f"its certificate is not accepted ({link.verify_message})"
         if isinstance(link, ssl.SSLError):
-            return f"its certificate is not accepted ({(link.reason or str(link)).replace('_', ' ').lower()})"
+            return f"there is no secure connection to it ({(link.reason or str(link)).replace('_', ' ').lower()})"
         if isinstance(link, socket.gaierror):
             return "its name is not known here: is this machine connected to a network?"
         if isinstance(link, ConnectionRefusedError):

@@ -37,6 +37,8 @@ def with_kinetics_labels(config: dict[str, Any]) -> dict[str, Any]:
         config: contents of a ``config.json``; not changed.
     """
     names = config.get("id2label")
+    if names is not None and not isinstance(names, dict):
+        return config  # the configuration says what is wrong with it
     count = len(names) if names else config.get("num_labels")
     if count != 400 or not are_placeholders(names):
         return config

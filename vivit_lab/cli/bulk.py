@@ -25,7 +25,7 @@ FAILED_CLIPS = 3
 bulk = typer.Typer(
     name="bulk",
     help="Explain thousands of clips, resumably. Exit codes: 0 done, 1 stopped by an error, 2 wrong usage, "
-    f"{FAILED_CLIPS} done but clips failed, 130 interrupted.",
+    f"{FAILED_CLIPS} done but clips failed, 130 interrupted, 143 ended by SIGTERM.",
     no_args_is_help=True,
 )
 

@@ -101,7 +101,7 @@ def _run(command: list[str]) -> int:
             except Stopped:
                 raise
             except KeyboardInterrupt:
-                if not sys.stdin.isatty():
+                if sys.stdin is None or not sys.stdin.isatty():
                     raise
     finally:
         if process.poll() is None:

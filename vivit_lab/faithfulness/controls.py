@@ -37,7 +37,7 @@ class _Control(ABC):
         pixel_values: Tensor | Clip | Sequence[Clip],
         target: TargetLike = None,
         *,
-        interpolate_pos_encoding: bool = False,
+        interpolate_pos_encoding: bool | None = None,
     ) -> AttributionMap:
         """Return the control's map of a batch of clips.
 
@@ -45,7 +45,7 @@ class _Control(ABC):
             model: a ViViT, which only gives the token grid.
             pixel_values: (batch, frames, channels, height, width), or prepared clips.
             target: must be None: a control is class-agnostic.
-            interpolate_pos_encoding: as for the model's forward.
+            interpolate_pos_encoding: whether clips of another size are taken; None is yes, and says so once.
 
         Raises:
             InputError: a target was given, or the clips do not fit the model.

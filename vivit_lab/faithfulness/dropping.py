@@ -36,7 +36,7 @@ def embed_clips(
     model: VivitModel | VivitForVideoClassification,
     pixel_values: Float[Tensor, "batch frame channel height width"],
     *,
-    interpolate_pos_encoding: bool = False,
+    interpolate_pos_encoding: bool | None = None,
 ) -> Float[Tensor, "batch token d_model"]:
     """Return the tokens that enter the first block: CLS and the projected tubelets, each with its position.
 
@@ -46,7 +46,7 @@ def embed_clips(
     Args:
         model: a ViViT.
         pixel_values: (batch, frames, channels, height, width), normalised.
-        interpolate_pos_encoding: as for the model's forward.
+        interpolate_pos_encoding: whether clips of another size are taken; None is yes, and says so once.
 
     Raises:
         InputError: the clips do not fit the model.
@@ -92,7 +92,7 @@ def forward_kept_tokens(
     *,
     rows: Sequence[int] | Tensor | None = None,
     head_mask: Tensor | None = None,
-    interpolate_pos_encoding: bool = False,
+    interpolate_pos_encoding: bool | None = None,
 ) -> Any:
     """Run a model on some of each clip's tubelets; the others are dropped after the embedding, CLS never.
 
@@ -107,7 +107,7 @@ def forward_kept_tokens(
         keep: (row, t, h, w) or (row, t·h·w), True keeps; each row keeps equally many, none at the least.
         rows: which clip each row is a version of; by default row i is one of clip i.
         head_mask: as for the model's forward, for the clips.
-        interpolate_pos_encoding: as for the model's forward.
+        interpolate_pos_encoding: whether clips of another size are taken; None is yes, and says so once.
 
     Returns:
         The model's ordinary output for each row; ``last_hidden_state`` is (row, 1 + kept, d_model).

@@ -34,7 +34,7 @@ from vivit_lab.faithfulness.sensitivity import SensitivityN
 from vivit_lab.files import read_or_set_aside, read_sealed
 from vivit_lab.hooks.targets import OwnEmbedding
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
-from vivit_lab.processes import die_with_parent, end_workers
+from vivit_lab.processes import die_with_parent, working
 from vivit_lab.progress import progress_bar
 
 __all__ = ["EvaluationPlan", "evaluate", "label_of"]
@@ -142,6 +142,7 @@ def evaluate(
         InputError: there are no methods or clips, two methods have one name, the model names no clip rightly, or
             several workers are asked for with a model that is not on the CPU.
         ConfigError: ``out`` holds the parts of another run.
+        BackendError: one of several worker processes was ended from outside.
         DamagedFileError: ``run.json`` in ``out`` is damaged.
     """
     plan = plan or EvaluationPlan().for_model(model)
@@ -219,13 +220,10 @@ class _Job:
             context = get_context("spawn")
             with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(self,)) as pool:
                 jobs = [pool.submit(_do, task, folder) for task in left]
-                try:
+                with working(pool, "start the same evaluation again with fewer workers: parts that are done stay done"):
                     for job in as_completed(jobs):
                         job.result()
                         bar.update()
-                except BaseException:
-                    end_workers(pool)
-                    raise
 
     def do(self, task: str, folder: Path) -> None:
         """Do one task and write its file, whole or not at all."""

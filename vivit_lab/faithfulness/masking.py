@@ -70,7 +70,7 @@ class CleanClips:
         clean: what was read off the clean clips, (batch,).
         numbers: the clips' numbers in their data set, from which each gets its own randomness.
         head_mask: (layers, batch or 1, heads, 1, 1), or None.
-        interpolate_pos_encoding: as for the model's forward.
+        interpolate_pos_encoding: whether clips of another size are taken; None is yes, and says so once.
     """
 
     model: VivitModel | VivitForVideoClassification
@@ -82,7 +82,7 @@ class CleanClips:
     clean: Readings
     numbers: tuple[int, ...]
     head_mask: Tensor | None = None
-    interpolate_pos_encoding: bool = False
+    interpolate_pos_encoding: bool | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -96,7 +96,7 @@ class CleanClips:
         *,
         numbers: Sequence[int] | None = None,
         head_mask: Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
+        interpolate_pos_encoding: bool | None = None,
     ) -> CleanClips:
         """Embed and run the clean clips.
 
@@ -108,7 +108,7 @@ class CleanClips:
                 where a data set comes in batches, so that no two clips share their random order and none depends on
                 how the set was cut.
             head_mask: as for the model's forward.
-            interpolate_pos_encoding: as for the model's forward.
+            interpolate_pos_encoding: whether clips of another size are taken; None is yes, and says so once.
 
         Raises:
             InputError: the clips, target, numbers or mask do not fit.

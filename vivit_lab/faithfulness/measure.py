@@ -48,7 +48,7 @@ class MaskingMeasure(ABC, Generic[Result]):
         target: TargetLike = None,
         *,
         batch_size: int = 8,
-        interpolate_pos_encoding: bool = False,
+        interpolate_pos_encoding: bool | None = None,
         progress: bool | None = None,
     ) -> Result:
         """Measure a map of some clips. For several maps of the same clips, share ``CleanClips`` and call ``measure``.
@@ -59,7 +59,7 @@ class MaskingMeasure(ABC, Generic[Result]):
             relevance: the map, or its values (batch, t, h, w); signed values are ranked as they are.
             target: see ``bind_target``; None for the class predicted on the clean clip.
             batch_size: versions a forward pass.
-            interpolate_pos_encoding: as for the model's forward.
+            interpolate_pos_encoding: whether clips of another size are taken; None is yes, and says so once.
             progress: whether to show a bar; None shows it where standard error is a terminal.
 
         Raises:

@@ -216,7 +216,8 @@ def _targets(model: Model, pixel_values: Any, target: Any, other: Any, options: 
     given = as_pixel_values(pixel_values).values.detach().to(model.device)
     keys = ("head_mask", "interpolate_pos_encoding")
     with evaluating(model), torch.no_grad():
-        output = model(given, **{key: options[key] for key in keys if key in options}, return_dict=True)
+        forward = {key: options.get(key) for key in keys}
+        output = model(given, **forward, return_dict=True)
     logits = output.get("logits") if model.config.num_labels else None
     fixed = _fixed(target, output, model, logits)
     if other is not None:

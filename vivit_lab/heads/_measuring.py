@@ -35,7 +35,8 @@ def logits_of(model: Any, clips: ClipSet, batch_size: int) -> tuple[Tensor, Tens
     logits, labels = [], []
     with evaluating(model), torch.no_grad():
         for batch in clips.batches(batch_size):
-            logits.append(model(batch.pixel_values.to(model.device)).logits.float().cpu())
+            output = model(batch.pixel_values.to(model.device), interpolate_pos_encoding=None)
+            logits.append(output.logits.float().cpu())
             labels.append(batch.labels)
     known = [label for label in labels if label is not None]
     if known and len(known) < len(labels):
@@ -77,7 +78,7 @@ def speed_up(full: Any, pruned: Any, pixel_values: Tensor, repeats: int) -> dict
             for name, model in (("full_seconds", full), ("seconds", pruned)):
                 _wait(pixels.device)
                 start = time.perf_counter()
-                model(pixels)
+                model(pixels, interpolate_pos_encoding=None)
                 _wait(pixels.device)
                 best[name] = min(best[name], time.perf_counter() - start)
     return {**best, "speed": best["full_seconds"] / best["seconds"]}

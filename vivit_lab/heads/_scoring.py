@@ -97,7 +97,7 @@ def mask_gradients(
         for batch in clips.batches(batch_size, progress, name):
             mask = torch.ones(layers, len(batch), heads, 1, 1, device=model.device, dtype=model.dtype)
             mask.requires_grad_()
-            output = model(batch.pixel_values.to(model.device), head_mask=mask)
+            output = model(batch.pixel_values.to(model.device), head_mask=mask, interpolate_pos_encoding=None)
             measured = bind_measure(target, output, batch, model)
             scores = measured.bound(output)
             named, unit = measured.name, measured.bound.unit

@@ -13,6 +13,7 @@ from vivit_lab.heads._scoring import LOSS, Measured, bind_measure, made_importan
 from vivit_lab.heads.clips import ClipSet, clip_set
 from vivit_lab.heads.importance import HeadImportance
 from vivit_lab.heads.prune import head_means
+from vivit_lab.hooks.precision import warn_of_differences
 from vivit_lab.interventions.ablation import MODES, Replacements, partners
 from vivit_lab.interventions.points import Point, part_name
 from vivit_lab.interventions.runs import cached, quiet, runs
@@ -92,7 +93,7 @@ class SingleHeadAblation:
                     others = source.batch(drawn[batch.places].tolist())
                     made = Replacements("mean", cached(model, others.pixel_values, names, {}))  # a row for each clip
                 with quiet(model):
-                    clean = model(batch.pixel_values.to(model.device))
+                    clean = model(batch.pixel_values.to(model.device), interpolate_pos_encoding=None)
                     measured = bind_measure(self.target, clean, batch, model)
                     before = measured.bound(clean).float()
                 changes = before.new_zeros(len(batch), len(names), model.config.num_attention_heads)
@@ -102,6 +103,7 @@ class SingleHeadAblation:
                 for (layer, head), output in runs(model, batch.pixel_values, hooks, {}):
                     changes[:, layer, head] = measured.worse * (measured.bound(output).float() - before)
                     bar.update()
+                warn_of_differences(model, f"{type(self).__name__} of heads", changes, before)
                 rows.append(changes.cpu())
         assert measured is not None, "there is a clip at least"
         return self._result(model, torch.cat(rows), measured)

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from vivit_lab.errors import InputError
 from vivit_lab.hooks.inputs import as_pixel_values
+from vivit_lab.model.inputs import check_pixels
 from vivit_lab.progress import progress_bar
 from vivit_lab.video.clip import Clip
 
@@ -60,8 +61,13 @@ class ClipSet:
         return replace(self, indices=tuple(self.indices[place] for place in places))
 
     def batch(self, places: Sequence[int]) -> ClipBatch:
-        """Read the clips at some places of this set."""
+        """Read the clips at some places of this set.
+
+        Raises:
+            InputError: a pixel is NaN, infinite or not normalised; see ``check_pixels``.
+        """
         pixels, labels = self.read([self.indices[place] for place in places])
+        check_pixels(pixels, f"pixel_values of clips {places[0]}..{places[-1]}" if len(places) else "pixel_values")
         return ClipBatch(pixels, labels, list(places))
 
     def batches(self, size: int, progress: bool | None = False, name: str = "clips") -> Iterator[ClipBatch]:

@@ -136,7 +136,10 @@ class L0Gates:
             return None
         with torch.inference_mode(False), torch.no_grad():
             batches = clips.batches(self.batch_size)
-            return torch.cat([model(batch.pixel_values.to(model.device)).logits for batch in batches])
+            every = [
+                model(batch.pixel_values.to(model.device), interpolate_pos_encoding=None).logits for batch in batches
+            ]
+            return torch.cat(every)
 
     def _run(self, model: Any, clips: ClipSet, clean: Tensor | None, seed: int, bar: Any) -> tuple[Tensor, str]:
         generator = torch.Generator().manual_seed(seed)
@@ -154,8 +157,12 @@ class L0Gates:
                 mask = gates.view(layers, len(batch), heads, 1, 1).to(model.device, model.dtype)
                 pixels = batch.pixel_values.to(model.device)
                 with torch.no_grad():  # what a target is bound to must not follow the gates
-                    intact = model(pixels) if clean is None else VideoClassifierOutput(logits=clean[places])
-                output = model(pixels, head_mask=mask)
+                    intact = (
+                        model(pixels, interpolate_pos_encoding=None)
+                        if clean is None
+                        else VideoClassifierOutput(logits=clean[places])
+                    )
+                output = model(pixels, head_mask=mask, interpolate_pos_encoding=None)
                 measured = bind_measure(self.target, intact, batch, model)
                 named = measured.name
                 open_share = gate_open(log_alpha)[there].mean()

@@ -135,5 +135,5 @@ def head_means(
 
     with evaluating(model), torch.no_grad():
         for batch in found.batches(batch_size, progress, "mean contexts"):
-            model.encode(batch.pixel_values.to(model.device), None, False, False, collect=collect)
+            model.encode(batch.pixel_values.to(model.device), None, False, False, None, collect=collect)
     return (sums / len(found)).float().to(model.device)

@@ -6,6 +6,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,6 +60,11 @@ def _indices(index: Any, batch: int, count: int) -> list[int]:
         values = [operator.index(value) for value in (given if isinstance(given, (list, tuple, range)) else [given])]
     except TypeError as error:
         raise InputError(f"a target is {wanted}, a Target or a function; got {index!r}") from error
-    if isinstance(given, bool) or len(values) not in (1, batch) or not all(0 <= value < count for value in values):
+    each = given if isinstance(given, (list, tuple, range)) else [given]
+    if (
+        any(isinstance(value, (bool, np.bool_)) for value in each)
+        or len(values) not in (1, batch)
+        or not all(0 <= value < count for value in values)
+    ):
         raise InputError(f"a target class must be {wanted}; got {index!r}")
     return values * batch if len(values) == 1 else values

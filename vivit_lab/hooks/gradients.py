@@ -20,7 +20,7 @@ from torch import Tensor
 from vivit_lab.errors import InputError
 from vivit_lab.hooks.axial import AxialRecord
 from vivit_lab.hooks.classes import all_names
-from vivit_lab.hooks.inputs import as_pixel_values
+from vivit_lab.hooks.inputs import Pixels, as_pixel_values
 from vivit_lab.hooks.record import full_precision
 from vivit_lab.hooks.recorder import check_layers, evaluating
 from vivit_lab.hooks.sequences import RowBlock
@@ -171,12 +171,12 @@ class AxialGradientRecord(AxialRecord, GradientRecord):
 
 def record_gradients(
     model: VivitModel | VivitForVideoClassification,
-    pixel_values: Tensor | Clip | Sequence[Clip],
+    pixel_values: Tensor | Clip | Sequence[Clip] | Pixels,
     target: TargetLike = None,
     *,
     layers: Sequence[int] | None = None,
     head_mask: Tensor | None = None,
-    interpolate_pos_encoding: bool = False,
+    interpolate_pos_encoding: bool | None = None,
     states: bool = False,
 ) -> GradientRecord:
     """Run one forward pass and one backward pass to the lowest layer wanted, and keep what relevance is made of.
@@ -191,7 +191,7 @@ def record_gradients(
             each clip's predicted class; see ``bind_target``.
         layers: which layers to keep; all by default. The backward pass ends at the lowest.
         head_mask: as for the model's forward.
-        interpolate_pos_encoding: as for the model's forward.
+        interpolate_pos_encoding: whether clips of another size are taken; None is yes, and says so once.
         states: also keep the residual stream that enters each layer, and its gradient.
 
     Returns:

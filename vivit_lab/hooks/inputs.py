@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vivit_lab.errors import InputError
+from vivit_lab.model.inputs import check_pixels
 from vivit_lab.video.clip import Clip
 
 __all__ = ["Pixels", "as_pixel_values"]
@@ -28,16 +29,20 @@ class Pixels(NamedTuple):
     sources: list[dict[str, Any]] | None = None
 
 
-def as_pixel_values(inputs: Tensor | Clip | Sequence[Clip]) -> Pixels:
+def as_pixel_values(inputs: Tensor | Clip | Sequence[Clip] | Pixels) -> Pixels:
     """Return pixel values and, for clips, where they came from.
 
     Args:
-        inputs: pixel values, or clips that a processor prepared.
+        inputs: pixel values, clips that a processor prepared, or what this function returned.
 
     Raises:
-        InputError: it is neither, or a clip was not prepared.
+        InputError: it is neither, a clip was not prepared, or a pixel is NaN, infinite or not normalised; see
+            ``check_pixels``.
     """
+    if isinstance(inputs, Pixels):
+        return inputs
     if isinstance(inputs, Tensor):
+        check_pixels(inputs)
         return Pixels(inputs)
     clips = [inputs] if isinstance(inputs, Clip) else list(inputs) if isinstance(inputs, Sequence) else []
     if not clips or not all(isinstance(clip, Clip) for clip in clips):
@@ -46,6 +51,15 @@ def as_pixel_values(inputs: Tensor | Clip | Sequence[Clip]) -> Pixels:
     prepared = [pixels for pixels in batch if pixels is not None]
     if len(prepared) < len(batch):
         raise InputError("a clip has no pixel values yet: prepare it first, clip = processor.prepare(clip)")
+    sizes = {tuple(pixels.shape[1:]) for pixels in prepared}
+    if len(sizes) > 1:
+        raise InputError(
+            f"the clips of one batch must have one size (frames, channels, height, width), got {sorted(sizes)}: call "
+            "once for each size"
+        )
+    for number, (clip, pixels) in enumerate(zip(clips, prepared, strict=True)):
+        where = clip.path or (f"clip {number}" if len(clips) > 1 else "the clip")
+        check_pixels(pixels, f"pixel_values of {where}", normalised=True)
     sources = [
         {"path": clip.path, "geometry": clip.geometry.to_dict() if clip.geometry is not None else None}
         for clip in clips

@@ -44,7 +44,7 @@ def direct_logit_attribution(
     against: int | Sequence[int] | Tensor | None = None,
     centred: bool = True,
     head_mask: Tensor | None = None,
-    interpolate_pos_encoding: bool = False,
+    interpolate_pos_encoding: bool | None = None,
 ) -> LogitAttribution:
     """Split a class's logit into what each part of the model wrote into the residual stream.
 
@@ -66,7 +66,7 @@ def direct_logit_attribution(
         centred: take the mean over all classes off the direction, so that what raises all logits alike counts nothing;
             the total is then the logit less the mean logit.
         head_mask: as for the model's forward.
-        interpolate_pos_encoding: as for the model's forward.
+        interpolate_pos_encoding: whether clips of another size are taken; None is yes, and says so once.
 
     Returns:
         The shares, whose sum with ``bias`` is ``total``. Cost: one forward pass in evaluation mode; ``"token"`` of a

@@ -24,7 +24,7 @@ def logit_lens(
     classes: Sequence[int] | None = None,
     incl_mid: bool = False,
     head_mask: Tensor | None = None,
-    interpolate_pos_encoding: bool = False,
+    interpolate_pos_encoding: bool | None = None,
 ) -> LogitLens:
     """Return the class logits that each token's residual stream gives at each layer.
 
@@ -36,7 +36,7 @@ def logit_lens(
         classes: which classes; None for all.
         incl_mid: also between attention and MLP.
         head_mask: as for the model's forward.
-        interpolate_pos_encoding: as for the model's forward.
+        interpolate_pos_encoding: whether clips of another size are taken; None is yes, and says so once.
 
     Returns:
         The lens. Memory: the residual streams (9.6 MB a layer and clip of a ViT-B), and layers · tokens · classes

@@ -23,6 +23,7 @@ from vivit_lab.grid import TokenGrid
 from vivit_lab.hooks._record_html import record_html
 from vivit_lab.hooks.sequences import Sequences
 from vivit_lab.memory import require_bytes
+from vivit_lab.model.inputs import is_index
 
 __all__ = ["AttentionRecord", "full_precision", "in_full_precision"]
 
@@ -123,6 +124,8 @@ class AttentionRecord(Sequences):
         Raises:
             InputError: that layer was not recorded.
         """
+        if not is_index(layer):
+            raise InputError(f"a layer is an integer, got {layer!r}")
         index = layer + self.num_layers if layer < 0 else layer
         if index not in self.queries:
             raise InputError(f"layer {layer} is not in the record of {self.layers} (the model has {self.num_layers})")
@@ -134,7 +137,7 @@ class AttentionRecord(Sequences):
         Raises:
             InputError: there is no such head.
         """
-        if not -self.num_heads <= head < self.num_heads:
+        if not is_index(head) or not -self.num_heads <= head < self.num_heads:
             raise InputError(f"head {head} is outside 0..{self.num_heads - 1}")
         return head % self.num_heads
 

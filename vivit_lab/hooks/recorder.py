@@ -12,12 +12,13 @@ from torch import Tensor
 from vivit_lab.errors import InputError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.hooks.axial import AxialRecord
-from vivit_lab.hooks.inputs import as_pixel_values
+from vivit_lab.hooks.inputs import Pixels, as_pixel_values
 from vivit_lab.hooks.record import AttentionRecord
 from vivit_lab.hooks.switched import Switch
 from vivit_lab.model.activation_cache import run_provenance
 from vivit_lab.model.attention import AttentionParts
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.model.inputs import is_index
 from vivit_lab.model.variants import layer_layouts
 from vivit_lab.video.clip import Clip
 
@@ -28,11 +29,11 @@ _TRAINING = Switch("training")
 
 def record_attention(
     model: VivitModel | VivitForVideoClassification,
-    pixel_values: Tensor | Clip | Sequence[Clip],
+    pixel_values: Tensor | Clip | Sequence[Clip] | Pixels,
     *,
     layers: Sequence[int] | None = None,
     head_mask: Tensor | None = None,
-    interpolate_pos_encoding: bool = False,
+    interpolate_pos_encoding: bool | None = None,
 ) -> AttentionRecord:
     """Run one forward pass, in evaluation mode and without gradients, and keep what attention is made of.
 
@@ -44,7 +45,7 @@ def record_attention(
         pixel_values: (batch, frames, channels, height, width), or prepared clips.
         layers: which layers to keep; all by default.
         head_mask: as for the model's forward.
-        interpolate_pos_encoding: as for the model's forward.
+        interpolate_pos_encoding: whether clips of another size are taken; None is yes, and says so once.
 
     Returns:
         The record. Memory: 2·tokens·d_model a layer and clip (19 MB for ViViT-B in float32).
@@ -117,7 +118,7 @@ def check_layers(layers: Sequence[int] | None, count: int) -> list[int]:
     if layers is None:
         return list(range(count))
     chosen = list(layers) if isinstance(layers, (Sequence, range)) else []
-    if not chosen or any(not -count <= layer < count for layer in chosen):
+    if not chosen or any(not is_index(layer) or not -count <= layer < count for layer in chosen):
         raise InputError(f"layers must be a list of some of 0..{count - 1}, got {layers}")
     return sorted({layer % count for layer in chosen})
 

@@ -84,7 +84,7 @@ def run_pass(
     *,
     layers: Sequence[int],
     head_mask: Tensor | None,
-    interpolate_pos_encoding: bool,
+    interpolate_pos_encoding: bool | None,
     states: bool = False,
     graph_from: int | None = None,
 ) -> Pass:
@@ -95,7 +95,7 @@ def run_pass(
         given: the clips.
         layers: which layers to keep, counted from 0.
         head_mask: as for the model's forward.
-        interpolate_pos_encoding: as for the model's forward.
+        interpolate_pos_encoding: whether clips of another size are taken; None is yes, and says so once.
         states: whether ``encoded`` keeps the residual stream.
         graph_from: the layer at whose context the gradient graph begins; all below stays out of it.
 
@@ -135,11 +135,11 @@ def run_pass(
 
 def record_values(
     model: VivitModel | VivitForVideoClassification,
-    pixel_values: Tensor | Clip | Sequence[Clip],
+    pixel_values: Tensor | Clip | Sequence[Clip] | Pixels,
     *,
     layers: Sequence[int] | None = None,
     head_mask: Tensor | None = None,
-    interpolate_pos_encoding: bool = False,
+    interpolate_pos_encoding: bool | None = None,
     final_state: bool = False,
 ) -> ValueRecord:
     """Run one forward pass without gradients, and keep queries, keys, values and the residual stream.
@@ -149,7 +149,7 @@ def record_values(
         pixel_values: (batch, frames, channels, height, width), or prepared clips.
         layers: which layers to keep; all by default.
         head_mask: as for the model's forward.
-        interpolate_pos_encoding: as for the model's forward.
+        interpolate_pos_encoding: whether clips of another size are taken; None is yes, and says so once.
         final_state: also keep the residual stream that leaves the last layer, before the final LayerNorm evens its
             norms out. Costs the last layer once more.
 

@@ -63,7 +63,7 @@ def ablate(
         seed: which reference clip stands in for which row of a batch; the same for all places, so that one whole clip
             is drawn. With as many rows as reference clips, none stands in for itself.
         batch_size: reference clips in one pass.
-        grid: the token grid, where positions are interpolated; by default that of the configuration.
+        grid: the token grid of the clips; by default that of the reference clips, or else of the configuration.
 
     Returns:
         The intervention: ``with ablate(…): model(x)``, or ``ablate(…)(x)``.
@@ -80,10 +80,8 @@ def ablate(
     if not (heads or mlps or attentions or points) and tokens is not None:
         points = [part_name(model, layer, "resid_pre")]
     chosen = chosen_points(model, heads=heads, mlps=mlps, attentions=attentions, points=points)
-    mask = None if tokens is None else token_mask(tokens, grid_or_own(model, grid))
-    made = replacements(
-        model, chosen, mode=mode, reference=reference, over=over, seed=seed, batch_size=batch_size, grid=grid
-    )
+    mask = None if tokens is None else token_mask(tokens, grid_or_own(model, grid, reference))
+    made = replacements(model, chosen, mode=mode, reference=reference, over=over, seed=seed, batch_size=batch_size)
     places = ", ".join(point.name + (f" {list(point.heads)}" if point.heads is not None else "") for point in chosen)
     return Intervention(
         model, [made.hook(point, mask) for point in chosen], f"{mode} ablation of {places} at {tokens_text(tokens)}"
@@ -141,7 +139,6 @@ def replacements(
     over: str = "clips",
     seed: int = 0,
     batch_size: int = 8,
-    grid: TokenGrid | None = None,
 ) -> Replacements:
     """Run the reference clips once and return what takes the place of the activations; see ``ablate``.
 
@@ -158,7 +155,7 @@ def replacements(
         return Replacements(mode, {})
     pixels = as_pixel_values(reference).values
     names = [point.name for point in points]
-    options = {"batch_size": batch_size, "interpolate_pos_encoding": grid is not None}
+    options = {"batch_size": batch_size, "interpolate_pos_encoding": None}
     if mode == "resample":
         return Replacements(mode, read_all(model, pixels, names, **options), seed)
     sums: dict[str, Tensor] = {}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vivit_lab.errors import InputError
 from vivit_lab.hooks.inputs import as_pixel_values
+from vivit_lab.hooks.precision import warn_of_differences
 from vivit_lab.hooks.recorder import record_provenance
 from vivit_lab.hooks.targets import TargetLike
 from vivit_lab.interventions.ablation import MODES, OVER, Replacements, partners, replacements
@@ -27,7 +28,7 @@ from vivit_lab.video.clip import Clip
 __all__ = ["AblationEffects", "CausalTemporalScore"]
 
 Inputs = Tensor | Clip | Sequence[Clip]
-_FORWARD = {"output_attentions": False, "output_hidden_states": False}
+_FORWARD = {"output_attentions": False, "output_hidden_states": False, "interpolate_pos_encoding": None}
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class AblationEffects:
             GridError: a slab or region does not fit the grid.
         """
         pixels = as_pixel_values(clips).values
-        grid = model.grid_of(pixels)
+        grid = model.grid_of(pixels, None)
         dims, labels, sites = sites_of(
             model, grid, self.at, layers=self.layers, heads=self.heads, slabs=self.slabs, regions=self.regions
         )
@@ -111,6 +112,7 @@ class AblationEffects:
                     change = bound(output, range(rows.start, rows.stop)).float() - scores[rows]
                     fill(effect, rows, site, change)
                     bar.update()
+        warn_of_differences(model, type(self).__name__, effect, scores)
         return EffectTable(
             effect,
             dims,

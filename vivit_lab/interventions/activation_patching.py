@@ -81,7 +81,7 @@ class ActivationPatching:
         corrupt: Tensor | Clip | Sequence[Clip],
         target: TargetLike = None,
         *,
-        interpolate_pos_encoding: bool = False,
+        interpolate_pos_encoding: bool | None = None,
     ) -> PatchingResult:
         """Patch.
 
@@ -91,7 +91,7 @@ class ActivationPatching:
             corrupt: for each of them its corrupt one, such as ``ReverseFrames()(clean)``.
             target: what is measured, fixed on the clean clips; see ``bind_target``. A ``LogitDifference`` of the two
                 clips' classes tells best what went from one to the other.
-            interpolate_pos_encoding: as for the model's forward.
+            interpolate_pos_encoding: whether clips of another size are taken; None is yes, and says so once.
 
         Raises:
             InputError: the clips, target, part or layers do not fit the model; or the target is the same for all clean

@@ -74,7 +74,7 @@ class AttributionPatching:
         corrupt: Tensor | Clip | Sequence[Clip],
         target: TargetLike = None,
         *,
-        interpolate_pos_encoding: bool = False,
+        interpolate_pos_encoding: bool | None = None,
     ) -> PatchingResult:
         """Estimate; the arguments and errors are those of ``ActivationPatching``."""
         pairs = Pairs.of(

@@ -66,11 +66,11 @@ class Intervention:
 
         Args:
             pixel_values: (batch, frames, channels, height, width), or prepared clips.
-            **forward: further arguments of the model's forward.
+            **forward: further arguments of the model's forward; the positions are resized for clips of another size.
         """
         pixels = as_pixel_values(pixel_values).values.to(self.model.device)
         with evaluating(self.model), self:
-            return self.model(pixels, **forward)
+            return self.model(pixels, **{"interpolate_pos_encoding": None, **forward})
 
     def __and__(self, other: Intervention) -> Intervention:
         """Return both interventions as one.
@@ -92,7 +92,7 @@ def read_points(
     names: Sequence[str],
     *,
     batch_size: int,
-    interpolate_pos_encoding: bool = False,
+    interpolate_pos_encoding: bool | None = None,
 ) -> Iterator[tuple[slice, dict[str, Tensor], Any]]:
     """Yield what passes some hook points, batch by batch: (which clips, name → tensor, the model's output).
 
@@ -103,7 +103,7 @@ def read_points(
         pixels: (clip, frames, channels, height, width).
         names: the hook points.
         batch_size: clips in one forward pass.
-        interpolate_pos_encoding: as for the model's forward.
+        interpolate_pos_encoding: whether clips of another size are taken; None is yes, and says so once.
     """
     for rows in slices_of(len(pixels), batch_size):
         kept: dict[str, Tensor] = {}

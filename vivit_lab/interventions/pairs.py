@@ -12,6 +12,7 @@ from torch import Tensor
 from vivit_lab.errors import InputError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.hooks.inputs import as_pixel_values
+from vivit_lab.hooks.precision import warn_of_differences
 from vivit_lab.hooks.recorder import record_provenance
 from vivit_lab.hooks.targets import BoundTarget, TargetLike, bind_target
 from vivit_lab.hooks.values import without_graph
@@ -58,7 +59,7 @@ class Pairs:
         target: TargetLike,
         *,
         batch_size: int,
-        interpolate_pos_encoding: bool,
+        interpolate_pos_encoding: bool | None,
     ) -> Pairs:
         """Run both sides once.
 
@@ -101,6 +102,8 @@ class Pairs:
         self, method: Any, effect: Tensor, dims: tuple[str, ...], labels: dict[str, list[str]], direction: str
     ) -> PatchingResult:
         """Return effects (pair, *dims) as a result."""
+        scores = self.clean_scores.abs().maximum(self.corrupt_scores.abs())
+        warn_of_differences(self.model, type(method).__name__, effect, scores)
         base = "corrupt" if direction == "denoising" else "clean"
         return PatchingResult(
             effect,

@@ -58,7 +58,6 @@ def patch(
         ...     logits = model(corrupt).logits
     """
     chosen = chosen_points(model, heads=heads, mlps=mlps, attentions=attentions, points=points, part=part)
-    mask = None if tokens is None else token_mask(tokens, grid_or_own(model, grid))
     check_batch_size(batch_size)
     names = [point.name for point in chosen]
     if isinstance(source, Mapping):
@@ -68,7 +67,9 @@ def patch(
         values = {name: source[name] for name in names}
     else:
         pixels = as_pixel_values(source).values
-        values = read_all(model, pixels, names, batch_size=batch_size, interpolate_pos_encoding=grid is not None)
+        values = read_all(model, pixels, names, batch_size=batch_size, interpolate_pos_encoding=None)
+    clips = None if isinstance(source, Mapping) else source
+    mask = None if tokens is None else token_mask(tokens, grid_or_own(model, grid, clips))
     hooks = [patch_hook(point, values[point.name], mask) for point in chosen]
     return Intervention(model, hooks, f"patching of {', '.join(names)} at {tokens_text(tokens)}")
 

@@ -96,7 +96,7 @@ class PathPatching:
         Raises:
             InputError: the clips, target or heads do not fit the model.
         """
-        pairs = Pairs.of(model, clean, corrupt, target, batch_size=self.batch_size, interpolate_pos_encoding=False)
+        pairs = Pairs.of(model, clean, corrupt, target, batch_size=self.batch_size, interpolate_pos_encoding=None)
         senders = [chosen_points(model, heads=[pair])[0] for pair in self.senders]
         receivers = [self._point(model, receiver) for receiver in self._receivers]
         effect = torch.full((len(pairs), len(senders), len(receivers)), torch.nan, dtype=torch.float64)

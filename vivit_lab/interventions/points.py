@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vivit_lab.errors import GridError, InputError
 from vivit_lab.grid import TokenGrid
+from vivit_lab.hooks.inputs import as_pixel_values
 from vivit_lab.model.hook_names import resolve_name
 
 __all__ = ["HEAD_PARTS", "STREAM_PARTS", "Point", "chosen_points", "grid_or_own", "head_numbers", "part_name", "put"]
@@ -215,6 +216,8 @@ def _checked(model: Any, point: Point) -> Point:
     return replace(point, kept=attention.kept_heads)
 
 
-def grid_or_own(model: Any, grid: TokenGrid | None) -> TokenGrid:
-    """Return a grid, by default that of the model's configuration."""
-    return model.config.grid if grid is None else grid
+def grid_or_own(model: Any, grid: TokenGrid | None, clips: Any = None) -> TokenGrid:
+    """Return a grid, by default that of the clips, or where there are none that of the model's configuration."""
+    if grid is not None:
+        return grid
+    return model.config.grid if clips is None else model.grid_of(as_pixel_values(clips).values, None)

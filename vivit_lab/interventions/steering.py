@@ -98,13 +98,13 @@ def steering_vector(
     """
     place = _steerable(model, point)
     check_batch_size(batch_size)
-    own = grid_or_own(model, grid)
+    own = grid_or_own(model, grid, positive)
     mask = token_mask(tokens, own)
     means, counts = [], []
     for clips in (positive, negative):
         pixels = as_pixel_values(clips).values
         total: Tensor | None = None
-        options = {"batch_size": batch_size, "interpolate_pos_encoding": grid is not None}
+        options = {"batch_size": batch_size, "interpolate_pos_encoding": None}
         for _, kept, _ in read_points(model, pixels, [point], **options):
             own.check(kept[point].shape[1])
             part = kept[point].float().sum(dim=0)

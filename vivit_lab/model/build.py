@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from vivit_lab.checkpoints.files import TensorEntry, TensorSource
 from vivit_lab.checkpoints.huggingface import LoadPlan, match_tensors, own_name
 from vivit_lab.errors import CheckpointError
+from vivit_lab.memory import require_bytes
 from vivit_lab.model.config import VivitConfig
+from vivit_lab.model.inputs import has_values
 
 __all__ = ["build_model"]
 
@@ -47,7 +49,8 @@ def build_model(
 
     Raises:
         KeyMismatchError: the tensors are not this model's.
-        CheckpointError: a tensor is quantised.
+        CheckpointError: a tensor is quantised, or holds NaN or infinity in the dtype wanted.
+        OutOfMemoryBudgetError: the parameters do not fit into the memory that is free.
     """
     with torch.device("meta"):  # shapes only: no memory, and no time spent on drawing weights
         model = kind(config, **(arguments or {}))
@@ -61,7 +64,14 @@ def build_model(
         model=kind.__name__,
         ignore_mismatched_sizes=ignore_mismatched_sizes,
     )
-    _fill(model, plan, source, dtype, device, progress)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    require_bytes(
+        count * dtype.itemsize,
+        device,
+        f"{kind.__name__} with {count:,} parameters",
+        "load it in bfloat16, or where there is more memory",
+    )
+    _fill(model, plan, source, dtype, device, progress, origin)
     assert not any(buffer.is_meta for buffer in model.buffers()), "a buffer has no values after loading"
     return model.eval(), plan.describe(origin, kind.__name__)
 
@@ -74,6 +84,7 @@ def _fill(
     dtype: torch.dtype,
     device: torch.device,
     progress: bool | None,
+    origin: str,
 ) -> None:
     from tqdm import tqdm
 
@@ -85,6 +96,7 @@ def _fill(
             if name in plan.sources:
                 entry = source[plan.sources[name]]
                 filled.copy_(_read(plan.sources[name], entry))
+                _check_finite(plan.sources[name], filled, entry, origin)
                 bar.update(entry.nbytes)
             elif name.endswith("bias"):
                 filled.zero_()
@@ -92,6 +104,24 @@ def _fill(
                 filled.normal_(std=model.config.initializer_range)  # type: ignore[union-attr, arg-type]
             path, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(path), leaf, nn.Parameter(filled, requires_grad=parameter.requires_grad))
+
+
+def _check_finite(name: str, filled: Tensor, entry: TensorEntry, origin: str) -> None:
+    """Refuse a tensor with NaN or infinity, in the file or because the dtype cannot hold its numbers."""
+    if not has_values(filled) or not filled.numel() or bool(filled.isfinite().all()):
+        return
+    stored = entry.read()
+    wrong = ~stored.isfinite()
+    if not bool(wrong.any()):
+        raise CheckpointError(
+            f"{name} in {origin} reaches {float(stored.abs().max()):.4g}, which {filled.dtype} cannot hold; load it in "
+            "bfloat16 or float32"
+        )
+    place = wrong.nonzero()[0].tolist()
+    raise CheckpointError(
+        f"{name} in {origin} holds {float(stored[tuple(place)])} at {tuple(place)}, {int(wrong.sum())} such of "
+        f"{stored.numel()}: the training diverged or the file is damaged; take an earlier checkpoint, or fetch it again"
+    )
 
 
 def _read(name: str, entry: TensorEntry) -> Tensor:

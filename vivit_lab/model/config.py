@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
+import operator
 import os
 import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +42,13 @@ _FOREIGN = {
     "use_bfloat16", "use_cache", "video_size",
 }  # fmt: skip
 
+
+# The largest model that was published has 48 layers of width 6,144 (ViT-22B). These bounds are far above it and keep a
+# wrong number from filling the memory or the day before anything else notices it.
+_LARGEST = {
+    "image_size": 2**15, "num_frames": 2**17, "num_channels": 2**12, "hidden_size": 2**17, "num_hidden_layers": 1000,
+    "num_attention_heads": 2**13, "intermediate_size": 2**20, "num_temporal_layers": 1000, "num_labels": 2**20,
+}  # fmt: skip
 
 _VARIANT_NAMES = {"variant", "classifier", *VARIANT_FIELDS}
 
@@ -125,7 +135,9 @@ class VivitConfig:
         if not isinstance(self.tubelet_size, (list, tuple)):
             raise ConfigError(f"tubelet_size must be three integers (frames, rows, columns), got {self.tubelet_size!r}")
         object.__setattr__(self, "tubelet_size", tuple(self.tubelet_size))
-        if any(isinstance(size, bool) or not isinstance(size, int) for size in self.tubelet_size):
+        if len(self.tubelet_size) != 3 or any(
+            isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in self.tubelet_size
+        ):
             raise ConfigError(f"tubelet_size must be three integers (frames, rows, columns), got {self.tubelet_size}")
         for name in ("image_size", "num_frames", "num_channels", "hidden_size", "num_hidden_layers"):
             self._check_positive(name)
@@ -146,10 +158,22 @@ class VivitConfig:
             _check_choice("problem_type", self.problem_type, PROBLEM_TYPES)
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-                raise ConfigError(f"{name} must be a number, 0 or more, got {value!r}")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+                raise ConfigError(f"{name} must be a number, 0 or more, got {value!r:.100}")
+            if value > 1000:
+                raise ConfigError(f"{name} is larger than any model could have; wanted at most 1000")
             if name.endswith("_prob") and value >= 1:
                 raise ConfigError(f"{name} must lie in [0, 1), got {value}")
+        if not self.layer_norm_eps > 0:
+            raise ConfigError("layer_norm_eps must be greater than 0, or a constant token gives NaN; got 0")
+        for name in ("qkv_bias", "spatial_only_baseline"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if not isinstance(self.extra, dict):
+            raise ConfigError(f"extra must be a dict, got {self.extra!r:.100}")
+        for name in ("output_attentions", "output_hidden_states"):
+            if not isinstance(self.extra.get(name), (bool, type(None))):
+                raise ConfigError(f"{name} must be True or False, got {self.extra[name]!r:.100}")
         object.__setattr__(self, "classifier", check_variant(self))
         self._check_labels()
         self._check_pruned()
@@ -161,13 +185,15 @@ class VivitConfig:
     def _check_positive(self, name: str) -> None:
         value = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{name} must be a positive integer, got {value!r}")
+            raise ConfigError(f"{name} must be a positive integer, got {value!r:.100}")
+        if value > _LARGEST[name]:
+            raise ConfigError(f"{name}={value} is larger than any model could have; wanted at most {_LARGEST[name]}")
 
     def _check_labels(self) -> None:
         names = self.id2label
         if names is not None:
             # in order of the index: a sorted JSON has "10" before "2"
-            names = dict(sorted((int(index), str(name)) for index, name in names.items()))
+            names = dict(sorted(_numbered("id2label", names, "class index → name", str)))
             if sorted(names) != list(range(len(names))):
                 raise ConfigError(
                     f"id2label must name every class from 0 to {len(names) - 1}, got {sorted(names)[:20]}"
@@ -179,14 +205,22 @@ class VivitConfig:
         count = self.num_labels if names is None else len(names)
         count = 2 if count is None else count  # Hugging Face's default
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            raise ConfigError(f"num_labels must be 0 or a positive integer, got {count!r}")
+            raise ConfigError(f"num_labels must be 0 or a positive integer, got {count!r:.100}")
+        if count > _LARGEST["num_labels"]:
+            raise ConfigError(f"num_labels={count} is larger than any model could have; wanted at most {2**20}")
         object.__setattr__(self, "num_labels", count)
         object.__setattr__(self, "id2label", names or {index: f"LABEL_{index}" for index in range(count)})
+        groups = self.label_groups
+        if groups is not None and not (
+            isinstance(groups, dict)
+            and all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in groups.values())
+        ):
+            raise ConfigError(f"label_groups must be name → number of classes, got {groups!r:.200}")
         if self.label_groups is not None and sum(self.label_groups.values()) != count:
             raise ConfigError(f"label_groups={self.label_groups} must add up to num_labels={count}")
 
     def _check_pruned(self) -> None:
-        given = {int(layer): sorted({int(head) for head in heads}) for layer, heads in self.pruned_heads.items()}
+        given = dict(_numbered("pruned_heads", self.pruned_heads, "layer → list of heads", _heads))
         layers, count = self.num_attention_layers, self.num_attention_heads
         for layer, heads in given.items():
             if not 0 <= layer < layers or any(not 0 <= head < count for head in heads):
@@ -247,25 +281,39 @@ class VivitConfig:
         Warns:
             CheckpointWarning: it has fields that are not known, which have no effect here.
         """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"wanted the contents of a config.json, name → value; got {type(values).__name__}")
         values = dict(values)
         kind = values.pop("model_type", "vivit")
         if kind not in ("vivit", _OWN_TYPE):
             raise ConfigError(f"wanted a ViViT's config.json (model_type 'vivit'), got {kind!r}")
-        pruned = {int(layer): tuple(heads) for layer, heads in (values.pop("pruned_heads", None) or {}).items()}
-        for layer in values.pop(_CONSTANT, ()):  # written with a head of zeros, which transformers wants
-            pruned[int(layer)] = tuple(range(values.get("num_attention_heads", cls.num_attention_heads)))
+        written = values.pop("pruned_heads", None) or {}
+        pruned = dict(_numbered("pruned_heads", written, "layer → list of heads", _heads))
+        heads = values.get("num_attention_heads", cls.num_attention_heads)
+        constant = values.pop(_CONSTANT, ())  # layers written with a head of zeros, which transformers wants
+        if constant:
+            if not isinstance(heads, int) or not 0 < heads <= _LARGEST["num_attention_heads"]:
+                raise ConfigError(f"num_attention_heads must be a positive integer, got {heads!r:.100}")
+            if not isinstance(constant, (list, tuple)) or not all(type(layer) is int for layer in constant):
+                raise ConfigError(f"{_CONSTANT} must be a list of layers, got {constant!r:.100}")
+            pruned |= {layer: list(range(heads)) for layer in constant}
         label2id = values.pop("label2id", None)
         if label2id and not values.get("id2label"):
-            values["id2label"] = {index: name for name, index in label2id.items()}
+            if not isinstance(label2id, dict):
+                raise ConfigError(f"label2id must be name → class index, got {label2id!r:.200}")
+            try:
+                values["id2label"] = {index: name for name, index in label2id.items()}
+            except TypeError as error:
+                raise ConfigError(f"label2id must be name → class index, got {label2id!r:.200}") from error
         implementation = values.pop("_attn_implementation", None) or values.pop("attn_implementation", None)
         extra = {name: values.pop(name) for name in list(values) if name in _FOREIGN or name.startswith("_")}
         if implementation in ATTENTION_IMPLEMENTATIONS:
             values["attn_implementation"] = implementation
         if isinstance(values.get("image_size"), (list, tuple)):
-            height, width = values["image_size"]
-            if height != width:
-                raise ConfigError(f"image_size must be square, got {values['image_size']}")
-            values["image_size"] = height
+            sides = values["image_size"]
+            if len(sides) != 2 or sides[0] != sides[1]:
+                raise ConfigError(f"image_size must be square, one number or two equal ones, got {sides!r:.100}")
+            values["image_size"] = sides[0]
         if values.get("id2label"):
             values.pop("num_labels", None)  # transformers derives it from the names
         if values.pop("quantization_config", None):
@@ -329,9 +377,28 @@ class VivitConfig:
         return {**self.extra, "model_type": _OWN_TYPE if own else "vivit", **values}
 
 
+def _numbered(name: str, given: Any, form: str, convert: Callable[[Any], Any]) -> list[tuple[int, Any]]:
+    """Return the entries of a mapping from numbers, which JSON writes as text."""
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{name} must be {form}, got a {type(given).__name__}: {given!r:.200}")
+    entries = []
+    for index, value in given.items():
+        try:
+            entries.append((int(str(index)), convert(value)))  # "True" and "1.5" are no numbers of classes
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{name} must be {form}, got {index!r:.100} → {value!r:.100}") from error
+    return entries
+
+
+def _heads(heads: Any) -> list[int]:
+    """Return heads in order; the caller turns what they are not into a ConfigError."""
+    plain: list[Any] = [None if isinstance(head, bool) else head for head in heads]
+    return sorted({operator.index(head) for head in plain})
+
+
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ConfigError(f"{name}={value!r} is not known; choose one of {', '.join(choices)}")
+        raise ConfigError(f"{name}={value!r:.100} is not known; choose one of {', '.join(choices)}")
 
 
 def _unknown_message(names: set[str]) -> str:

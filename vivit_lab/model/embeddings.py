@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 
-from vivit_lab.errors import InputError
+from vivit_lab.errors import InputError, ResizedPositionsWarning
 from vivit_lab.grid import TokenGrid
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.model.hook_point import HookPoint
@@ -33,22 +35,27 @@ class Embeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.hook_embed = HookPoint()
         self.hook_pos_embed = HookPoint()
+        self._told: set[tuple[int, int, int]] = set()  # sizes whose resized positions were warned of
 
     @property
     def places(self) -> TokenGrid:
         """The grid that the positions were learned on."""
         return self.grid
 
-    def grid_of(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> TokenGrid:
+    def grid_of(self, pixel_values: Tensor, interpolate_pos_encoding: bool | None = False) -> TokenGrid:
         """Return the token grid that a batch of clips will have, or say what is wrong with the batch.
 
         Args:
             pixel_values: (batch, frames, channels, height, width), floating point, normalised.
-            interpolate_pos_encoding: whether sizes other than the configuration's are allowed.
+            interpolate_pos_encoding: whether sizes other than the configuration's are allowed; None allows them
+                and says so once for each size.
 
         Raises:
             InputError: the tensor is not such a batch.
-            GridError: its frames or pixels are no whole number of tubelets.
+            GridError: its frames or pixels are no whole number of tubelets; names the nearest sizes.
+
+        Warns:
+            ResizedPositionsWarning: the size is another one, and ``interpolate_pos_encoding`` is None.
         """
         wanted = self.grid
         height, width = wanted.image_size
@@ -68,14 +75,29 @@ class Embeddings(nn.Module):
                 "channels come before height and width, after frames"
             )
         grid = TokenGrid.from_video(shape[1], shape[3], shape[4], wanted.tubelet, cls_token=wanted.cls)
-        if grid != wanted and not interpolate_pos_encoding:
+        if grid != wanted and interpolate_pos_encoding is None:
+            self._tell(grid, shape)
+        elif grid != wanted and not interpolate_pos_encoding:
             raise InputError(
                 f"pixel_values must be {form}, got {shape}: use a processor and sampling of that size, or pass "
                 "interpolate_pos_encoding=True to resize the positions in space and time"
             )
         return grid
 
-    def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> Tensor:
+    def _tell(self, grid: TokenGrid, shape: tuple[int, ...]) -> None:
+        if grid.shape in self._told:
+            return
+        self._told.add(grid.shape)
+        own = self.grid
+        warnings.warn(
+            f"the model was trained on {own.num_frames} frames of {own.image_size[0]}×{own.image_size[1]} pixels, the "
+            f"clip has {shape[1]} of {shape[3]}×{shape[4]}: the positions are resized from {_by(own)} to {_by(grid)} "
+            "(t×h×w); said once for each size. interpolate_pos_encoding=False refuses such clips, True is silent",
+            ResizedPositionsWarning,
+            stacklevel=2,
+        )
+
+    def forward(self, pixel_values: Tensor, interpolate_pos_encoding: bool | None = False) -> Tensor:
         """Return the tokens (batch, token, d_model) of clips (batch, frames, channels, height, width)."""
         grid = self.grid_of(pixel_values, interpolate_pos_encoding)
         video = pixel_values.to(self.projection.weight.dtype).transpose(1, 2)  # (batch, channels, frames, ...)
@@ -95,3 +117,7 @@ class Embeddings(nn.Module):
     def positions_of(self, grid: TokenGrid) -> Tensor:
         """Return the positions (1, token, d_model) of the sequence of a grid."""
         return interpolate_positions(self.position, self.grid.shape, grid.shape, cls=self.grid.cls)
+
+
+def _by(grid: TokenGrid) -> str:
+    return "×".join(map(str, grid.shape))

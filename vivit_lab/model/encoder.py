@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,6 +23,7 @@ from vivit_lab.model.head_mask import expand_head_mask
 from vivit_lab.model.hook_names import layer_index
 from vivit_lab.model.hook_point import has_hooks
 from vivit_lab.model.hooked import HookedMixin
+from vivit_lab.model.inputs import is_index
 from vivit_lab.model.layer_norm import LayerNorm
 from vivit_lab.model.pretrained import PretrainedMixin
 from vivit_lab.model.pruned import heads_left, keep_heads, present_heads
@@ -39,6 +41,24 @@ class Encoded(NamedTuple):
     grid: TokenGrid | None = None
 
 
+def _require_room(config: VivitConfig) -> None:
+    """Refuse a model whose parameters would not fit, before any of them is made."""
+    device, width, grid = torch.empty(0).device, config.hidden_size, config.grid
+    places = grid.t + grid.h * grid.w if config.variant == "factorized_encoder" else grid.num_tubelets
+    tubelet = config.num_channels * math.prod(config.tubelet_size)
+    mlps = config.num_hidden_layers
+    mlps += config.num_temporal_layers if config.variant == "factorized_encoder" else 0
+    layers = 4 * config.num_attention_layers * width + 2 * mlps * config.intermediate_size
+    count = width * (places + tubelet + layers + (config.num_labels or 0))
+    require_bytes(
+        count * torch.get_default_dtype().itemsize,
+        device,
+        f"a model of about {count:,} parameters (hidden_size={width}, {config.num_hidden_layers} layers, "
+        f"{config.num_frames} frames of {config.image_size}² pixels)",
+        "correct these sizes of its configuration",
+    )
+
+
 class VivitPreTrainedModel(PretrainedMixin, HookedMixin, nn.Module):
     """Backbone that ``VivitModel`` and ``VivitForVideoClassification`` share; module paths are the hook names.
 
@@ -48,6 +68,7 @@ class VivitPreTrainedModel(PretrainedMixin, HookedMixin, nn.Module):
 
     def __init__(self, config: VivitConfig) -> None:
         super().__init__()
+        _require_room(config)
         self.config = config
         self.gradient_checkpointing = False
         self._checkpoint_options: dict[str, Any] = {"use_reentrant": False}
@@ -123,7 +144,7 @@ class VivitPreTrainedModel(PretrainedMixin, HookedMixin, nn.Module):
         """Keep activations again."""
         self.gradient_checkpointing = False
 
-    def grid_of(self, pixel_values: Tensor, interpolate_pos_encoding: bool = False) -> TokenGrid:
+    def grid_of(self, pixel_values: Tensor, interpolate_pos_encoding: bool | None = False) -> TokenGrid:
         """Return the token grid of a batch (batch, frames, channels, height, width), or raise what is wrong with it."""
         return self.embed.grid_of(pixel_values, interpolate_pos_encoding)
 
@@ -151,7 +172,7 @@ class VivitPreTrainedModel(PretrainedMixin, HookedMixin, nn.Module):
         head_mask: Tensor | None,
         output_attentions: bool | Sequence[int] | None = None,
         output_hidden_states: bool | None = None,
-        interpolate_pos_encoding: bool = False,
+        interpolate_pos_encoding: bool | None = False,
         collect: Callable[[int, AttentionParts], None] | None = None,
     ) -> Encoded:
         """Run embeddings, blocks and final LayerNorm.
@@ -239,7 +260,7 @@ class VivitPreTrainedModel(PretrainedMixin, HookedMixin, nn.Module):
         self,
         inputs: Tensor,
         head_mask: Tensor | None = None,
-        interpolate_pos_encoding: bool = False,
+        interpolate_pos_encoding: bool | None = False,
         *,
         start_at_layer: int | None = None,
         stop_at_layer: int | None = None,
@@ -294,7 +315,8 @@ class VivitPreTrainedModel(PretrainedMixin, HookedMixin, nn.Module):
             raise InputError(
                 f"output_attentions is True, False or a list of layers, got {output_attentions!r}"
             ) from error
-        wrong = [layer for layer in layers if not -count <= layer < count]
+        pairs = zip(output_attentions, layers, strict=True)
+        wrong = [given for given, layer in pairs if not is_index(given) or not -count <= layer < count]
         if wrong:
             raise InputError(f"output_attentions names layers {wrong}; the model has layers 0..{count - 1}")
         return [layer % count for layer in layers]

@@ -27,6 +27,7 @@ from vivit_lab.model.hook_names import (
 )
 from vivit_lab.model.hook_placing import Placed, find_points, place, placing
 from vivit_lab.model.hook_point import HookPoint
+from vivit_lab.model.inputs import check_pixels
 from vivit_lab.model.outputs import ModelOutput
 
 __all__ = ["cached_run", "run_model"]
@@ -73,6 +74,10 @@ class _Keeper:
 
 def run_model(model: Any, inputs: tuple[Any, ...], forward: dict[str, Any], start: int | None, stop: int | None) -> Any:
     """Run a model, or some of its layers."""
+    forward = {"interpolate_pos_encoding": None, **forward} if len(inputs) < 5 else forward
+    first = _first(inputs, forward)
+    if start is None and isinstance(first, Tensor) and first.device.type == "cpu":
+        check_pixels(first)  # not on an accelerator, which reading them would stop; many runs go through here
     if start is None and stop is None:
         return model(*inputs, **forward)
     if not inputs:
@@ -151,7 +156,8 @@ def _grid_of(model: Any, inputs: tuple[Any, ...], forward: dict[str, Any], start
     if not isinstance(given, Tensor):
         return None  # the forward says what is wrong
     if start is None:
-        return model.grid_of(given, forward.get("interpolate_pos_encoding", False))
+        check_pixels(given)
+        return model.grid_of(given, forward.get("interpolate_pos_encoding"))
     grid = model.config.grid
     return grid if given.ndim == 3 and given.shape[1] == grid.num_tokens else None
 
@@ -252,6 +258,7 @@ def _values(target: Any, output: Any, config: Any) -> Any:
     if (
         index.shape not in ((), (batch,))
         or index.is_floating_point()
+        or index.dtype == torch.bool
         or not 0 <= int(index.min()) <= int(index.max()) < classes
     ):
         raise InputError(

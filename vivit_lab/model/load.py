@@ -60,11 +60,10 @@ def load_checkpoint(
     target = parse_device(_one_of("device", device, "device_map", _plain_device(device_map)))
     wanted = _one_of("dtype", dtype, "torch_dtype", torch_dtype)
     take_loader_arguments(overrides)
-    where = {key: overrides.pop(key) for key in _WHERE if key in overrides}
-    checkpoint = Checkpoint.open(name, **where)
+    checkpoint = Checkpoint.open(name, **{key: overrides.pop(key) for key in _WHERE if key in overrides})
     if attn_implementation is not None:
         overrides["attn_implementation"] = attn_implementation
-    given = None if config is None else _given_config(config, where)
+    given = None if config is None else _given_config(config, checkpoint.where)
     stored = {} if given is not None else checkpoint.config
     with checkpoint.weights(use_safetensors=use_safetensors) as source:
         kind, arguments = choose(source)
@@ -117,7 +116,7 @@ def _arguments(kind: type) -> set[str]:
     return set(inspect.signature(kind).parameters) - {"config"}
 
 
-def _given_config(config: Any, where: dict[str, Any]) -> VivitConfig:
+def _given_config(config: Any, where: Mapping[str, Any]) -> VivitConfig:
     """Return the configuration that a caller gave in one of the forms in which transformers knows one."""
     if isinstance(config, VivitConfig):
         return config
@@ -155,5 +154,7 @@ def _settings(
         config = VivitConfig.from_dict(with_kinetics_labels(stored))
     label2id = overrides.pop("label2id", None)
     if label2id is not None:
+        if not isinstance(label2id, Mapping):
+            raise InputError(f"label2id must be name → class index, got {label2id!r:.200}")
         overrides.setdefault("id2label", {index: name for name, index in label2id.items()})
     return config.replace(**overrides) if overrides else config

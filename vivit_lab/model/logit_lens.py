@@ -12,6 +12,7 @@ from torch import Tensor
 from vivit_lab.errors import InputError, MissingExtraError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.memory import require_bytes
+from vivit_lab.model.inputs import is_index
 from vivit_lab.show.html import facts_table, report_html, tiles
 
 __all__ = ["LogitLens", "lens_of_cache", "readout_weights"]
@@ -131,8 +132,8 @@ def lens_of_cache(cache: Any, classes: Sequence[int] | None, *, incl_mid: bool) 
     count = model.config.num_labels if getattr(model, "classifier", None) is not None else 0
     if not count:
         raise InputError("the model has no classifier, so there is no lens to look through")
-    chosen = list(range(count)) if classes is None else [int(index) for index in classes]
-    if not chosen or any(not 0 <= index < count for index in chosen):
+    chosen = list(range(count)) if classes is None else torch.as_tensor(classes).reshape(-1).tolist()
+    if not chosen or any(not is_index(index) or not 0 <= index < count for index in chosen):
         raise InputError(f"classes must be some of 0..{count - 1}, got {classes}")
     if cache.single_token:
         raise InputError("this cache holds a single token without its axis; cut it with a list or slice instead")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vivit_lab.errors import InputError
 from vivit_lab.model.classifier import VivitForVideoClassification
+from vivit_lab.model.inputs import check_pixels
 
 __all__ = ["Prepared", "mean_logits", "predict_views"]
 
@@ -24,7 +25,10 @@ class Prepared(Protocol):
 
 
 def predict_views(
-    model: VivitForVideoClassification, views: Tensor | Sequence[Prepared], *, interpolate_pos_encoding: bool = False
+    model: VivitForVideoClassification,
+    views: Tensor | Sequence[Prepared],
+    *,
+    interpolate_pos_encoding: bool | None = None,
 ) -> Tensor:
     """Return the mean of the logits of several views, without gradients (Arnab et al. 2021, section 4.1).
 
@@ -32,7 +36,7 @@ def predict_views(
         model: a classifier, used as it is: put it into evaluation mode.
         views: (view, frame, channel, height, width) or (batch, view, frame, channel, height, width), or the prepared
             clips of one video, such as ``read_views`` gives.
-        interpolate_pos_encoding: as for the model's forward.
+        interpolate_pos_encoding: whether clips of another size are taken; None is yes, and says so once.
 
     Returns:
         (num_labels,) logits, or (batch, num_labels).
@@ -43,6 +47,7 @@ def predict_views(
     Example:
         >>> logits = predict_views(model, read_views("abseiling.mp4", 32, processor=processor))
     """
+    are_clips = not isinstance(views, Tensor)
     if not isinstance(views, Tensor):
         pixels = [clip.pixel_values for clip in views if clip.pixel_values is not None]
         if not pixels or len(pixels) < len(views):
@@ -53,6 +58,7 @@ def predict_views(
             "views must be (view, frame, channel, height, width), with a batch in front if there is one, got "
             f"{tuple(views.shape)}"
         )
+    check_pixels(views, "views", normalised=are_clips)
     batch = views if views.ndim == 6 else views.unsqueeze(0)
     with torch.no_grad():
         logits = mean_logits(model, batch.to(model.device), interpolate_pos_encoding=interpolate_pos_encoding)

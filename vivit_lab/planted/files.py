@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vivit_lab.errors import InputError
+from vivit_lab.errors import DamagedFileError, InputError
 from vivit_lab.files import inside, read_json, read_npz, stored_fields
 from vivit_lab.planted.clip import COUNTERFACTUALS, PlantedClip, planted_clip
 from vivit_lab.planted.config import LABELS, PlantedConfig
@@ -45,6 +45,9 @@ _COLUMNS: tuple[str, ...] = (
 _CRF = 6
 """Near lossless. At the usual 18 a frame shows traces of the frames before it, behind what moved, and so a hint of the
 direction (0.8 grey levels more error behind a shape than ahead of it; at 6 it is 0.15)."""
+
+
+_AGAIN = "write the set again into an empty directory"
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,9 +167,9 @@ def write_planted(
     _write_csv(directory / "manifest.csv", rows, config)
     np.savez_compressed(directory / "masks.npz", **arrays)
     content = {"config": config.to_dict(), "labels": list(LABELS), "fps": fps, "clips": rows}
-    manifest = directory / "manifest.json"
-    manifest.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    return manifest
+    manifest, draft = directory / "manifest.json", directory / ".manifest.json.part"
+    draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return draft.replace(manifest)
 
 
 def read_planted(directory: str | os.PathLike[str]) -> list[PlantedFile]:
@@ -177,21 +180,30 @@ def read_planted(directory: str | os.PathLike[str]) -> list[PlantedFile]:
 
     Raises:
         InputError: the directory lacks a manifest, a mask or a movie, or its classes are not those of this version.
+        DamagedFileError: the manifest or the masks are cut off or altered.
     """
     directory = Path(directory)
     manifest, masks = directory / "manifest.json", directory / "masks.npz"
     for path in (manifest, masks):
         if not path.is_file():
             raise InputError(f"there is no {path}; wanted a directory that write_planted wrote to the end")
-    content = read_json(manifest)
-    if content.get("labels") != list(LABELS):
-        raise InputError(f"the classes in {manifest} are {content.get('labels')}, wanted {list(LABELS)}")
-    with stored_fields(manifest, "a manifest of write_planted"):
-        rows, config = content["clips"], PlantedConfig(**content["config"])
-        for row in rows:
-            inside(directory, row["path"], os.fspath(manifest))
+    try:
+        content = read_json(manifest)
+        with stored_fields(manifest, "a manifest of write_planted"):
+            labels, rows, config = content["labels"], content["clips"], PlantedConfig(**content["config"])
+            for row in rows:
+                inside(directory, row["path"], os.fspath(manifest))
+    except InputError as error:
+        raise DamagedFileError(
+            f"{manifest} is damaged ({error}); write the set again into an empty directory"
+        ) from error
+    if labels != list(LABELS):
+        raise InputError(f"the classes in {manifest} are {labels}, wanted {list(LABELS)}")
     mask_bytes = -(-config.frames * config.size**2 // 8) + 256  # and the header of each array
-    packed = read_npz(masks, limit=(len(rows) + 1) * mask_bytes)
+    try:
+        packed = read_npz(masks, limit=(len(rows) + 1) * mask_bytes)
+    except InputError as error:
+        raise DamagedFileError(f"{masks} is damaged ({error}); {_AGAIN}") from error
     lost = [row["path"] for row in rows if row["path"] not in packed or not (directory / row["path"]).is_file()]
     if lost:
         raise InputError(f"{len(lost)} of {len(rows)} movies in {manifest} have no file or mask, such as {lost[0]}")

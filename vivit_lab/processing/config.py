@@ -7,16 +7,15 @@ import os
 from pathlib import Path
 from typing import Any
 
-from vivit_lab.checkpoints.checkpoint import Checkpoint
+from vivit_lab.checkpoints.checkpoint import PROCESSOR_PARTS, Checkpoint, read_processor
+from vivit_lab.checkpoints.files import read_json
 from vivit_lab.checkpoints.hub import BUNDLED
 from vivit_lab.errors import CheckpointNotFoundError, ConfigError, InputError
-from vivit_lab.files import read_json
 
 __all__ = ["CONFIG_NAME", "as_image_processor", "read_config", "write_config"]
 
 CONFIG_NAME = "preprocessor_config.json"
 _VIDEO_NAME = "video_preprocessor_config.json"
-_PARTS = ("video_processor", "image_processor")  # of a processor_config.json
 
 
 def read_config(source: str | os.PathLike[str] | Checkpoint, **place: Any) -> dict[str, Any]:
@@ -36,27 +35,15 @@ def read_config(source: str | os.PathLike[str] | Checkpoint, **place: Any) -> di
         ConfigError: the file is not a processor configuration.
     """
     if not isinstance(source, Checkpoint) and source not in BUNDLED and Path(source).is_file():
-        return _read(Path(source))
+        return read_processor(Path(source))
     checkpoint = Checkpoint.open(source, **place)
-    found = checkpoint.processor_file
-    if found is None:
+    config = checkpoint.processor
+    if config is None:
         raise CheckpointNotFoundError(
             f"{checkpoint.name} has no {CONFIG_NAME}; write one by processor.save_pretrained, or build "
             "VivitImageProcessor(...)"
         )
-    return _read(found)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        config = read_json(path)
-    except InputError as error:
-        raise ConfigError(str(error)) from error
-    if isinstance(config, dict):
-        config = next((config[part] for part in _PARTS if part in config), config)
-    if not isinstance(config, dict):
-        raise ConfigError(f"{path} must hold a JSON object, got a {type(config).__name__}")
-    return config
+    return dict(config)
 
 
 def as_image_processor(config: dict[str, Any]) -> dict[str, Any]:
@@ -95,9 +82,12 @@ def _newer_files(folder: Path, config: dict[str, Any]) -> dict[Path, dict[str, A
     if video.is_file():
         written[video] = _as_video_processor(config)
     contents = read_json(parts) if parts.is_file() else {}
-    named = {part: _as_video_processor(config) if part == _PARTS[0] else config for part in _PARTS if part in contents}
-    if named:
-        written[parts] = {**contents, **named}
+    video_part, image_part = PROCESSOR_PARTS
+    named = {image_part: config}
+    if video_part in contents:
+        named[video_part] = _as_video_processor(config)
+    if not contents.keys().isdisjoint(named):
+        written[parts] = {**contents, **{part: value for part, value in named.items() if part in contents}}
     return written
 
 

@@ -116,6 +116,7 @@ def to_levels(pixels: np.ndarray) -> tuple[np.ndarray, bool]:
     """
     if pixels.dtype == np.uint8:
         return pixels, False
+    advice = ""
     if pixels.size and np.isfinite(pixels).all():
         low, high = pixels.min(), pixels.max()
         # the order matters: a frame of only 0 and 1 counts as whole numbers
@@ -124,11 +125,12 @@ def to_levels(pixels: np.ndarray) -> tuple[np.ndarray, bool]:
         if low >= 0 and high <= 1:
             return (pixels.astype(np.float64) * 255).astype(np.float32).astype(np.uint8), True
         found = f"values from {low} to {high}"
+        advice = ", or give do_resize=False" if low >= 0 and high <= 255 else advice
     else:
         found = "values that are not finite"
     raise InputError(
         f"to be resized, a frame must be uint8, or hold whole numbers in [0, 255] or numbers in [0, 1]; got {found} "
-        f"({pixels.dtype}); convert it, or give do_resize=False"
+        f"({pixels.dtype}); convert it{advice}"
     )
 
 

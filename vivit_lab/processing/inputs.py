@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -25,6 +26,7 @@ __all__ = [
     "Frame",
     "Frames",
     "channel_layout",
+    "check_frames",
     "check_layout",
     "looks_scaled",
     "read_clips",
@@ -124,6 +126,34 @@ def looks_scaled(frames: Frames) -> bool:
     return all(bool(part.min() >= 0) and bool(part.max() <= 1) for part in parts) and any(
         bool(part.max() > 0) for part in parts
     )
+
+
+def check_frames(frames: Frames, name: str, *, levels: bool) -> None:
+    """Refuse frames whose pixel values would be meaningless.
+
+    Args:
+        frames: of one clip.
+        name: what the clip is called in the message.
+        levels: whether the pixels are levels 0..255, which a rescale will divide.
+
+    Raises:
+        InputError: a pixel is NaN or infinite, or outside 0..255 where levels are wanted.
+    """
+    for number, frame in enumerate(frames):
+        if isinstance(frame, Image.Image) or frame.dtype in (np.uint8, torch.uint8):
+            continue
+        pixels = np.asarray(frame.detach().cpu().double()) if isinstance(frame, torch.Tensor) else frame
+        if not pixels.size or pixels.dtype.kind not in "buif":
+            continue  # refused for that
+        low, high = float(pixels.min()), float(pixels.max())
+        if not (-math.inf < low and high < math.inf):
+            value = next(end for end in (low, high) if not math.isfinite(end))
+            raise InputError(f"frame {number} of {name} holds {value}; pixels must be finite numbers")
+        if levels and (low < 0 or high > 255):
+            raise InputError(
+                f"frame {number} of {name} has values from {low:g} to {high:g}; wanted levels 0..255 (give "
+                "do_rescale=False and offset=False for pixels of another range)"
+            )
 
 
 def check_layout(name: str, layout: Any) -> str | None:

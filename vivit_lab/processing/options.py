@@ -58,6 +58,9 @@ class CropPlan:
         )
 
 
+_LARGEST_SIDE = 2**15  # pixels; frames are at most 16K, and a wrong number must not fill the memory
+
+
 @dataclass(frozen=True)
 class ProcessorOptions:
     """The options of a ViViT preprocessor, in the order and with the defaults of transformers.
@@ -229,6 +232,8 @@ class ProcessorOptions:
 
 def _is_number(value: Any) -> bool:
     """Whether the value is a finite real number (a bool is not)."""
+    if isinstance(value, int) and abs(value) > 2**1000:  # no float holds it
+        return False
     return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -244,6 +249,8 @@ def _size_dict(name: str, size: Any) -> dict[str, int]:
     for key, value in size.items():
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
             raise ConfigError(f"{name}[{key!r}] must be a positive number of pixels, got {value!r}")
+        if value > _LARGEST_SIDE:
+            raise ConfigError(f"{name}[{key!r}] is {value} pixels; wanted at most {_LARGEST_SIDE}")
     return {key: int(value) for key, value in size.items()}
 
 

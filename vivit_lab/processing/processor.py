@@ -22,7 +22,7 @@ from vivit_lab.errors import ConfigError, DoubleNormalizationWarning, InputError
 from vivit_lab.processing.config import as_image_processor, read_config, write_config
 from vivit_lab.processing.exact import ExactPath
 from vivit_lab.processing.fast import fast_clip
-from vivit_lab.processing.inputs import CHANNELS_FIRST, check_layout, looks_scaled, read_clips
+from vivit_lab.processing.inputs import CHANNELS_FIRST, check_frames, check_layout, looks_scaled, read_clips
 from vivit_lab.processing.options import ProcessorOptions
 from vivit_lab.video.clip import Clip
 
@@ -125,7 +125,8 @@ class VivitImageProcessor(ProcessorOptions):
 
         Raises:
             ConfigError: an option is unknown, wrong, or contradicts another.
-            InputError: the videos or another argument cannot be read, or clips do not fit into one tensor.
+            InputError: the videos or another argument cannot be read, clips do not fit into one tensor, or a pixel is
+                NaN, infinite or, where it is to be rescaled, outside 0..255.
         """
         processor = self._for_call(overrides)
         if return_tensors not in (None, "pt", "np"):
@@ -136,6 +137,8 @@ class VivitImageProcessor(ProcessorOptions):
         output_layout = check_layout("data_format", data_format)
         clips = read_clips(videos, input_layout)
         processor.check_usable()
+        for number, (clip, _) in enumerate(() if processor.do_resize else clips):  # a resize refuses more itself
+            check_frames(clip, f"clip {number}" if len(clips) > 1 else "the clip", levels=processor.do_rescale)
         if processor.normalizes_twice:
             low, high = processor.value_range
             _announce(_NORMALIZES_TWICE.format(low, high), DoubleNormalizationWarning, processor)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vivit_lab.errors import ConfigError, InputError
-from vivit_lab.files import read_json
+from vivit_lab.errors import ConfigError, DamagedFileError, InputError
+from vivit_lab.files import read_json, read_or_set_aside, write_sealed
 from vivit_lab.model.auto import load_model
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.processing.processor import VivitImageProcessor
@@ -123,7 +123,8 @@ def finetune(
 
     Raises:
         InputError: data, split, labels or ``on_error`` are not usable; or ``out`` holds another run.
-        ConfigError: a setting is wrong, epochs and steps are both given, or the run in ``out`` had others.
+        ConfigError: a setting is wrong, epochs and steps are both given, or the run in ``out`` had others, or other
+            videos of the same names.
         MissingExtraError: Accelerate is not installed.
 
     Example:
@@ -158,7 +159,10 @@ def finetune(
         "changes": told,
     }
     ordered = replace(config, shuffle=False)  # the clips of the run are in their order already
+    sizes_of_files = _same_videos(Path(out), good, resume=resume)
     _write_down(Path(out), ordered, settings, bad, processor, resume=resume)
+    if _is_main():
+        write_sealed(Path(out) / "videos.json", sizes_of_files)
     done = train(
         network, run, ordered, out, evaluation=check, keep_best=True, resume=resume, cpu=cpu, progress=progress
     )
@@ -193,6 +197,24 @@ def _digest(clips: Sequence[LabelledClip]) -> dict[str, Any]:
     return {"clips": len(rows), "sha256": hashlib.sha256(json.dumps(rows).encode()).hexdigest()}
 
 
+def _same_videos(out: Path, clips: Sequence[LabelledClip], *, resume: bool) -> dict[str, Any]:
+    """Return the size of each video in bytes, having made sure that a run that goes on sees those it began with.
+
+    Raises:
+        ConfigError: videos have another size than when the run began.
+    """
+    sizes = {os.fspath(clip.path): os.stat(clip.path).st_size for clip in clips}
+    known = out / "videos.json"
+    stored = (read_or_set_aside(known) or {}) if resume else {}
+    if changed := [path for path, size in sizes.items() if stored.get(path, size) != size]:
+        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+        raise ConfigError(
+            f"the run in {out} cannot continue: {len(changed)} videos have changed since it began: "
+            f"{', '.join(changed[:5])}{more}; put the old ones back, or name another directory"
+        )
+    return sizes
+
+
 def _write_down(
     out: Path,
     config: TrainingConfig,
@@ -206,7 +228,13 @@ def _write_down(
     newest = RunFiles(out, config).newest(resume=resume)
     path = out / "finetune.json"
     if newest is not None and path.is_file():
-        stored = read_json(path)
+        try:
+            stored = dict(read_json(path))
+        except (InputError, TypeError, ValueError) as error:
+            raise DamagedFileError(
+                f"{path} is damaged ({error}), so nobody knows which settings the run had; put back a copy of it, "
+                "or name another directory"
+            ) from error
         if different := [name for name in settings if stored.get(name) != json.loads(json.dumps(settings[name]))]:
             raise ConfigError(
                 f"the run in {out} cannot continue: other {', '.join(different)} than then; name another directory"

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vivit_lab.errors import BackendError, ConfigError, InputError, MissingExtraError
 from vivit_lab.model.classifier import VivitForVideoClassification
+from vivit_lab.model.inputs import check_pixels
 from vivit_lab.model.views import mean_logits
 from vivit_lab.progress import progress_bar
 from vivit_lab.training.config import TrainingConfig
@@ -196,6 +197,7 @@ class _Run:
         for _ in range(config.accumulate):
             with accelerator.accumulate(self.wrapped):
                 pixel_values, labels = next(batches)
+                check_pixels(pixel_values, f"pixel_values of step {step}")
                 wanted = labels
                 if config.mixup:
                     pixel_values, wanted = mixup(pixel_values, labels, classes, config.mixup)

@@ -61,6 +61,9 @@ class Clip:
         for name in ("seconds", "indices"):
             if getattr(self, name).shape != (len(frames),):
                 raise InputError(f"{name} must have one entry a frame ({len(frames)}), got {getattr(self, name).shape}")
+        times = [*np.asarray(self.seconds, dtype=float).tolist(), self.fps, self.end]
+        if not np.isfinite(times).all():
+            raise InputError(f"seconds, fps and end must be finite, got seconds={self.seconds}, {self.fps}, {self.end}")
         if np.any(np.diff(self.seconds) < 0):
             raise InputError("seconds must not decrease: frames are kept in presentation order")
         if not self.pixel_aspect > 0:

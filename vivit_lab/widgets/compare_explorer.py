@@ -17,6 +17,7 @@ from vivit_lab.attribution.registry import METHODS
 from vivit_lab.errors import InputError
 from vivit_lab.explain import top_labels
 from vivit_lab.heads.mask import HeadMask
+from vivit_lab.hooks.inputs import as_pixel_values
 from vivit_lab.hooks.recorder import evaluating
 from vivit_lab.show.html import facts_table, report_html
 from vivit_lab.statistics.ranks import spearman
@@ -126,8 +127,9 @@ class CompareExplorer(LabWidget):
         self.methods: dict[str, Any] = {**{name: kind() for name, kind in METHODS.items()}, **(methods or {})}
         self._known: dict[Any, Any] = {}
         self.maps: tuple[AttributionMap, AttributionMap] | None = None
-        shipped = [ship_clip(side.clip, side.model.config.grid) for side in self.sides]
-        same = left.clip is right.clip and left.model.config.grid == right.model.config.grid
+        grids = [side.model.grid_of(as_pixel_values(side.clip).values, None) for side in self.sides]
+        shipped = [ship_clip(side.clip, grid) for side, grid in zip(self.sides, grids, strict=True)]
+        same = left.clip is right.clip and grids[0] == grids[1]
         first = {"left_method": left.method, "left_mask": left.head_mask}
         first |= {"right_method": right.method, "right_mask": right.head_mask}
         super().__init__(
@@ -222,7 +224,8 @@ class CompareExplorer(LabWidget):
         if (number, mask) not in self._known:
             assert side.clip.pixel_values is not None, "ship_clip refuses a clip that was not prepared"
             with evaluating(side.model), torch.inference_mode():
-                logits = side.model(side.clip.pixel_values.to(side.model.device), head_mask=mask).logits[0]
+                pixels = side.clip.pixel_values.to(side.model.device)
+                logits = side.model(pixels, head_mask=mask, interpolate_pos_encoding=None).logits[0]
             top = top_labels(logits, side.model.config, 1)[0]
             sure = f" ({top['probability']:.0%})" if "probability" in top else ""
             self._known[number, mask] = f"predicts {top['label']}{sure}"

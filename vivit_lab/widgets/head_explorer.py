@@ -182,7 +182,7 @@ class HeadExplorer(LabWidget):
         pixels = self.clip.pixel_values.to(self.model.device)
         with evaluating(self.model), torch.inference_mode():
             start = time.perf_counter()
-            output = self.model(pixels, head_mask=None if mask == self._kept else mask)
+            output = self.model(pixels, head_mask=None if mask == self._kept else mask, interpolate_pos_encoding=None)
             answer = self._read(output)
             spent = time.perf_counter() - start
         task.check()
