@@ -3,9 +3,9 @@
 A frame is found by its presentation time after a seek to the key frame before it, and is bit for bit the frame that
 decoding from the start gives. To be sure of that, the decoder is told to refuse what it would otherwise conceal, and
 must give exactly the frames that the index announces, one after the other. Whenever it complains, leaves one out or
-gives another, the file is decoded again from its first frame, in one thread and with the decoder's own concealment: that
-is the reference, and with more threads the concealed pixels would differ from run to run. Where the times of the frames
-turn out not to be in order there, the frames are numbered anew, in the order in which they are decoded.
+gives another, the file is decoded again from its first frame, in one thread and with the decoder's own concealment:
+that is the reference, and with more threads the concealed pixels would differ from run to run. Where the times of the
+frames turn out not to be in order there, the frames are numbered anew, in the order in which they are decoded.
 
 Damage that the format or its decoder has no means to notice (VP9, many flipped bits in H.265, FFV1 in FFmpeg 8) stays
 unnoticed; it is the same by a seek and in order.
@@ -31,7 +31,7 @@ from vivit_lab.video.source import DECODER_ERRORS, Source, open_video, orientati
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["DecodedFrames", "Decoding", "Renumbered", "decode_frames", "rewind"]
+__all__ = ["DecodedFrames", "Decoding", "decode_frames", "rewind"]
 
 _LATE = 32  # decoders hold back 16 frames at most
 
@@ -44,6 +44,7 @@ def decode_frames(
     stream: int = 0,
     threads: int | str = "auto",
     as_shown: bool = True,
+    renumber: bool = False,
 ) -> DecodedFrames:
     """Decode frames of a file.
 
@@ -54,6 +55,8 @@ def decode_frames(
         stream: which of its video streams, from 0.
         threads: decoding threads, or "auto".
         as_shown: whether to turn frames as the file asks, or leave them as stored.
+        renumber: where the times of the index turn out to be in disorder, return no frames but the right index, for the
+            caller to choose again.
 
     Returns:
         The frames, how many times the decoder reported damage, the shape of their pixels, and the index by which they
@@ -85,8 +88,13 @@ def decode_frames(
     if decoding.disorder is not None:
         with open_video(source, stream, threads=1) as (container, chosen):
             index = index_decoded(container, chosen, decoding.disorder)
+        if renumber:
+            return DecodedFrames(np.zeros((0, 0, 0, 3), np.uint8), 0, decoding.pixel_aspect, index)
         if wanted.max() >= len(index):
-            raise Renumbered(name, int(wanted.max()), index)
+            raise DecodeError(
+                f"{name}: frame {int(wanted.max())} cannot be decoded: the file lists it, but only {len(index)} frames "
+                "come out of the decoder; wanted an index below that"
+            )
         complaints = attempt(index, 1, strict=True, seek=False).troubles
         decoding = attempt(index, 1, strict=False, seek=False)
     if decoding.missing:
@@ -94,17 +102,6 @@ def decode_frames(
     if (caution := decoding.colours.caution) is not None:
         warnings.warn(f"{name}: {caution}", ColorWarning, stacklevel=4)
     return DecodedFrames(decoding.frames(), max(decoding.troubles, complaints), decoding.pixel_aspect, index)
-
-
-class Renumbered(DecodeError):
-    """A frame that the file lists does not come out of the decoder; ``index`` has those that do."""
-
-    def __init__(self, name: str, frame: int, index: FrameIndex) -> None:
-        super().__init__(
-            f"{name}: frame {frame} cannot be decoded: the file lists it, but only {len(index)} frames come out of the "
-            "decoder; wanted an index below that"
-        )
-        self.index = index
 
 
 class DecodedFrames(NamedTuple):
@@ -221,7 +218,8 @@ class Decoding:
 
         Args:
             frames: as decoded.
-            begin: time of the key frame at which decoding began; pictures that lead it are passed over. None: at the start.
+            begin: time of the key frame at which decoding began, or None at the start; pictures before it are passed
+                over.
             last: the last frame wanted.
         """
         pts = self.index.pts

@@ -7,8 +7,15 @@ decoded once to number its frames, and reading starts from the first frame each 
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import threading
+from bisect import bisect_left
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +23,10 @@ from av.error import FFmpegError
 
 from vivit_lab.errors import DecodeError
 from vivit_lab.video.keyframes import is_clean_start
-from vivit_lab.video.source import DECODER_ERRORS, Source, exact, is_path, open_video, source_name
+from vivit_lab.video.source import DECODER_ERRORS, Source, exact, open_video, source_name
 from vivit_lab.video.tables import Packet, table_packets
 
-__all__ = ["FrameIndex", "index_decoded", "index_packets", "load_index"]
+__all__ = ["NEWS_OBSTACLE", "FrameIndex", "index_decoded", "index_packets", "load_index", "remember_index"]
 
 # Codecs in which every packet makes one frame, and a key frame needs nothing before it. Others (GIF draws each frame
 # on the last one; VP8 hides packets) are decoded from the start.
@@ -29,6 +36,8 @@ _SEEKABLE = frozenset(
 )
 INTRA_ONLY = frozenset("mjpeg prores dnxhd huffyuv ffvhuff rawvideo png".split())
 _NEWS = ("palette", "new_extradata", "param_change")  # what a packet may bring that holds for later ones too
+#: The obstacle of a stream whose packets bring something that later ones need.
+NEWS_OBSTACLE = "a palette or header that later frames need comes with an earlier one"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +70,8 @@ class FrameIndex:
         object.__setattr__(self, "rate", exact(self.rate))
         ticks = self.pts - self.pts[0] if len(self.pts) else self.pts
         # multiplied first: numerator and denominator are exact, their quotient is not
+        for shared in (self.pts, self.keyframes):
+            shared.setflags(write=False)
         object.__setattr__(self, "seconds", ticks * self.time_base.numerator / self.time_base.denominator)
 
     def __len__(self) -> int:
@@ -103,21 +114,58 @@ class FrameIndex:
         return int(np.searchsorted(self.keyframes, self.pts[frame], side="right")) - 1
 
 
-def load_index(path: Source, stream: int = 0) -> FrameIndex:
-    """Index a video stream, by its packets where they tell everything, else by decoding it once.
+def load_index(path: Source, stream: int = 0, *, folder: str | os.PathLike[str] | None = None) -> FrameIndex:
+    """Index a video stream: by its file's own table if there is one, else by its packets, else by decoding it once.
+
+    MP4, MOV, Matroska and WebM are not read whole for it; fragmented MP4, MPEG-TS, AVI and others are. The indices of
+    files are kept in memory for as long as path, size and time of change stay the same.
 
     Args:
         path: the path of a video file, its bytes, or a binary file object.
         stream: which of its video streams, from 0.
+        folder: where indices are kept on disk too, for later processes; None keeps none there.
 
     Raises:
         VideoNotFoundError: there is no such file.
         NotAVideoError: the file is no video.
         InputError: there is no video stream of that number.
         DecodeError: the stream holds no frame.
+
+    Example:
+        >>> index = load_index("long.mp4", folder="indices")
+        >>> clip = read_clip("long.mp4", 16, start=600.0, index=index)
     """
+    key = _file_key(path, stream)
+    index = _CACHE.get(key)
+    place = None if folder is None or key is None else _stored_place(folder, key)
+    if index is None and place is not None:
+        index = _load_stored(place, key)
+    if index is None:
+        index = _read_index(path, stream)
+    if place is not None and not place.exists():
+        _store(place, key, index)
+    _CACHE.put(key, index)
+    return index
+
+
+def remember_index(path: Source, stream: int, index: FrameIndex) -> None:
+    """Keep in memory an index that decoding has shown to be the right one for a file.
+
+    Args:
+        path: the file; bytes and file objects are not remembered.
+        stream: which of its video streams, from 0.
+        index: the index.
+    """
+    _CACHE.put(_file_key(path, stream), index)
+
+
+def _read_index(path: Source, stream: int) -> FrameIndex:
     with open_video(path, stream) as (container, chosen):
-        index = index_packets(container, chosen)
+        packets = table_packets(container, chosen, path) if isinstance(path, (str, os.PathLike)) else None
+        index = None if packets is None else index_packets(container, chosen, packets)
+    if index is None:
+        with open_video(path, stream) as (container, chosen):
+            index = index_packets(container, chosen)
     if index.obstacle is not None:
         # one thread: where a file is damaged, more of them lose a number of frames that differs from run to run
         with open_video(path, stream, threads=1) as (container, chosen):
@@ -125,6 +173,99 @@ def load_index(path: Source, stream: int = 0) -> FrameIndex:
     if not len(index):
         raise DecodeError(f"{source_name(path)}: no frame of its video stream {stream} can be read")
     return index
+
+
+_Key = tuple[str, int, int, int]  # path, size, time of change, stream
+
+
+def _file_key(path: Source, stream: int) -> _Key | None:
+    if not isinstance(path, (str, os.PathLike)):
+        return None
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None  # opening it says what is wrong
+    return (os.path.abspath(os.fsdecode(path)), status.st_size, status.st_mtime_ns, stream)
+
+
+class _Cache:
+    """The indices that were used last, for all threads of a process."""
+
+    def __init__(self, frames: int) -> None:
+        self._room, self._held = frames, 0
+        self._lock = threading.Lock()
+        self._indices: OrderedDict[_Key, FrameIndex] = OrderedDict()
+
+    def get(self, key: _Key | None) -> FrameIndex | None:
+        with self._lock:
+            if key not in self._indices:
+                return None
+            self._indices.move_to_end(key)
+            return self._indices[key]
+
+    def put(self, key: _Key | None, index: FrameIndex) -> None:
+        if key is None:
+            return
+        with self._lock:
+            old = self._indices.pop(key, None)
+            self._held += len(index) - (0 if old is None else len(old))
+            self._indices[key] = index
+            while len(self._indices) > 1 and (self._held > self._room or len(self._indices) > _MOST_FILES):
+                self._held -= len(self._indices.popitem(last=False)[1])
+
+
+_MOST_FILES = 8192
+_CACHE = _Cache(frames=4_000_000)  # at most 100 MB: three numbers of eight bytes each
+if hasattr(os, "register_at_fork"):  # a thread may hold the lock in the very moment of a fork
+    os.register_at_fork(after_in_child=lambda: setattr(_CACHE, "_lock", threading.Lock()))
+
+_STORED_VERSION = 1
+
+
+def _stored_place(folder: str | os.PathLike[str], key: _Key) -> Path:
+    name = hashlib.sha256(f"{key[0]}\0{key[3]}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    return Path(folder) / f"{name}.index"
+
+
+def _store(place: Path, key: _Key | None, index: FrameIndex) -> None:
+    """Write an index as one array of bytes: a line of JSON, then the times."""
+    assert key is not None, "only files are stored"
+    facts = {
+        "version": _STORED_VERSION, "file": key, "frames": len(index), "keyframes": len(index.keyframes),
+        "time_base": str(index.time_base), "last_duration": index.last_duration,
+        "rate": None if index.rate is None else str(index.rate), "obstacle": index.obstacle,
+        "missing": index.missing, "header_seconds": index.header_seconds,
+    }  # fmt: skip
+    times = np.concatenate([index.pts, index.keyframes]).astype("<i8").tobytes()
+    contents = json.dumps(facts).encode() + b"\n" + times
+    place.parent.mkdir(parents=True, exist_ok=True)
+    draft = place.with_name(f".{place.name}.{os.getpid()}.{threading.get_ident()}.part")
+    try:
+        draft.write_bytes(contents)
+        os.replace(draft, place)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _load_stored(place: Path, key: _Key | None) -> FrameIndex | None:
+    """Return a stored index; None where there is none, it is of another state of the file, or it is damaged."""
+    try:
+        head, _, rest = place.read_bytes().partition(b"\n")
+        facts = json.loads(head)
+        if facts["version"] != _STORED_VERSION or tuple(facts["file"]) != key:
+            place.unlink()
+            return None
+        times = np.frombuffer(rest, "<i8").astype(np.int64)
+        count, keys = facts["frames"], facts["keyframes"]
+        if len(times) != count + keys or count < 1 or np.any(np.diff(times[:count]) <= 0):
+            return None
+        rate = None if facts["rate"] is None else Fraction(facts["rate"])
+        return FrameIndex(
+            times[:count], times[count:], Fraction(facts["time_base"]), facts["last_duration"], rate,
+            facts["obstacle"], facts["missing"], facts["header_seconds"],
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def index_packets(container: Any, stream: Any, packets: list[Packet] | None = None) -> FrameIndex:
@@ -179,13 +320,16 @@ def _obstacle(container: Any, stream: Any, packets: list[Packet]) -> str | None:
     if kind == "avi" and codec not in INTRA_ONLY:
         return "AVI keeps no presentation times"
     if (codec == "rawvideo" and stream.codec_context.pix_fmt == "pal8") or any(packet.news for packet in packets[1:]):
-        return "a palette or header that later frames need comes with an earlier one"
+        return NEWS_OBSTACLE
     times = [packet.pts for packet in packets if packet.pts is not None]
     if len(set(times)) < len(packets):
         return "presentation times are missing or repeat"
-    if packets and not packets[0].key:
+    key = np.array([packet.key for packet in packets], bool)
+    if codec in INTRA_ONLY:
+        key[:1] = True  # reading begins there even if it is damaged
+    if not key[:1].all():
         return "the stream does not begin with a key frame"
-    if not _in_order(np.array(times, np.int64), np.array([packet.key for packet in packets], bool)):
+    if not _in_order(np.array(times, np.int64), key):
         return "presentation times jump back"
     return None
 
@@ -237,8 +381,9 @@ def _increasing(times: list[int | None], *, reorder: bool) -> np.ndarray | None:
 
     Args:
         times: presentation times as decoded, in ticks.
-        reorder: the times are right, but in the order of the packets. Otherwise a step back is where two files were
-            joined: what follows is moved to continue there, after a usual gap.
+        reorder: the times are right, but in the order of the packets. Otherwise up to three frames in a row may have a
+            wrong time: they are spread between their neighbours. Any other step back is where two files were joined:
+            what follows is moved to continue there, after a usual gap.
     """
     known = np.array([time for time in times if time is not None], np.int64)
     if len(known) < len(times) or not len(known):
@@ -246,12 +391,40 @@ def _increasing(times: list[int | None], *, reorder: bool) -> np.ndarray | None:
     if reorder:
         known = np.unique(known)
         return known if len(known) == len(times) else None
+    known = _without_strays(known)
     gaps = np.diff(known)
     forward = gaps[gaps > 0]
     if not len(forward) and len(gaps):
         return None
     usual = int(np.median(forward)) if len(forward) else 0
     return known[0] + np.concatenate([np.zeros(1, np.int64), np.cumsum(np.where(gaps > 0, gaps, usual))])
+
+
+def _without_strays(times: np.ndarray) -> np.ndarray:
+    """Return times in which a few that are out of order were put between their neighbours; as they were if not few."""
+    kept = _longest_rise(times)
+    gaps = np.diff(kept)
+    room = np.diff(times[kept])
+    if kept[0] != 0 or kept[-1] != len(times) - 1 or np.any(gaps > 4) or np.any(room < gaps):
+        return times
+    return np.interp(np.arange(len(times)), kept, times[kept] - times[0]).astype(np.int64) + times[0]
+
+
+def _longest_rise(times: np.ndarray) -> np.ndarray:
+    """Return the places of a longest strictly rising subsequence."""
+    tails: list[int] = []  # the least last time of a rising subsequence of each length
+    ends: list[int] = []
+    before = np.full(len(times), -1)
+    for place, time in enumerate(times.tolist()):
+        length = bisect_left(tails, time)
+        tails[length : length + 1], ends[length : length + 1] = [time], [place]
+        before[place] = ends[length - 1] if length else -1
+    kept = []
+    place = ends[-1]
+    while place >= 0:
+        kept.append(place)
+        place = int(before[place])
+    return np.array(kept[::-1])
 
 
 def _packets(container: Any, stream: Any) -> Any:

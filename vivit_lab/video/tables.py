@@ -98,6 +98,7 @@ def _mp4(file: IO[bytes], container: Any, stream: Any) -> list[Packet] | None:
     ):
         return None
     pts += shifts.pop()
+    lengths = ends - positions
     durations = np.append(np.diff(dts), samples.last_duration)
     if durations.min() < 0:
         return None
