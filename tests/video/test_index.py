@@ -73,7 +73,7 @@ def test_clean_start_by_the_bytes():
         assert not clean(b"\x06\xff\xff\xff", picture)
         assert not clean(b"\x06\x06\x01", picture)
         assert not clean(b"", picture)
-    assert is_clean_start("hevc", b"anything", None)
+    assert is_clean_start("ffv1", b"anything", None)
 
 
 def test_stream_that_begins_in_the_middle_is_numbered_by_decoding(tmp_path):

@@ -202,4 +202,4 @@ def read_window(clip: LabelledClip, index: FrameIndex, frames: np.ndarray) -> np
     Raises:
         VideoError: a frame cannot be decoded.
     """
-    return decode_frames(os.fspath(clip.path), index, frames, threads=1)[0]
+    return decode_frames(os.fspath(clip.path), index, frames, threads=1).frames

@@ -1,12 +1,14 @@
 """Decode exactly the frames that were asked for, and notice when the file or the decoder does not deliver.
 
 A frame is found by its presentation time after a seek to the key frame before it, and is bit for bit the frame that
-decoding from the start gives. Where that does not work for a file, it is decoded from the start; if the frame is not
-there either, an error names it.
+decoding from the start gives. To be sure of that, the decoder is told to refuse what it would otherwise conceal, and
+must give exactly the frames that the index announces, one after the other. Whenever it complains, leaves one out or
+gives another, the file is decoded again from its first frame, in one thread and with the decoder's own concealment:
+that is the reference, and with more threads the concealed pixels would differ from run to run. Where the times of the
+frames turn out not to be in order there, the frames are numbered anew, in the order in which they are decoded.
 
-Damage: the decoder is told to refuse what it would otherwise conceal. If it complains, the frames are decoded again
-with concealment and one thread, because with more the concealed pixels differ from run to run. Damage that the format
-or its decoder has no means to notice (VP9, many flipped bits in H.265, FFV1 in FFmpeg 8) stays unnoticed.
+Damage that the format or its decoder has no means to notice (VP9, many flipped bits in H.265, FFV1 in FFmpeg 8) stays
+unnoticed; it is the same by a seek and in order.
 """
 
 from __future__ import annotations
@@ -22,14 +24,16 @@ from av.video.reformatter import VideoReformatter
 from vivit_lab.errors import ColorWarning, DecodeError
 from vivit_lab.memory import require_bytes
 from vivit_lab.video.colour import Colours
+from vivit_lab.video.index import INTRA_ONLY, FrameIndex, index_decoded
+from vivit_lab.video.keyframes import is_clean_start
 from vivit_lab.video.source import DECODER_ERRORS, Source, open_video, orientation, pixel_aspect, source_name, upright
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vivit_lab.video.index import FrameIndex
+__all__ = ["DecodedFrames", "Decoding", "decode_frames", "rewind"]
 
-__all__ = ["Decoding", "decode_frames", "rewind"]
+_LATE = 32  # decoders hold back 16 frames at most
 
 
 def decode_frames(
@@ -40,6 +44,7 @@ def decode_frames(
     stream: int = 0,
     threads: int | str = "auto",
     as_shown: bool = True,
+    renumber: bool = False,
 ) -> DecodedFrames:
     """Decode frames of a file.
 
@@ -50,9 +55,12 @@ def decode_frames(
         stream: which of its video streams, from 0.
         threads: decoding threads, or "auto".
         as_shown: whether to turn frames as the file asks, or leave them as stored.
+        renumber: where the times of the index turn out to be in disorder, return no frames but the right index, for the
+            caller to choose again.
 
     Returns:
-        The frames, how many times the decoder reported damage, and the shape of their pixels.
+        The frames, how many times the decoder reported damage, the shape of their pixels, and the index by which they
+        were numbered: another one than was given where decoding showed that its times are not in order.
 
     Raises:
         DecodeError: a frame cannot be decoded or converted to RGB, or frames differ in size.
@@ -61,22 +69,39 @@ def decode_frames(
     Warns:
         ColorWarning: the frames are HDR.
     """
-    name, complaints = source_name(source), 0
-    # Strict from the key frame before; if that is not clean, strict from the start, since an encoder may call a picture
-    # a key frame that needs the ones before it; if that is not clean either, there is damage, and it is concealed.
-    for count, strict, seek in ((threads, True, True), (1, True, False), (1, False, False)):
+    name = source_name(source)
+
+    def attempt(index: FrameIndex, threads: int | str, *, strict: bool, seek: bool) -> Decoding:
         decoding = Decoding(index, wanted, as_shown=as_shown)
-        with open_video(source, stream, threads=count, strict=strict) as (container, chosen):
+        with open_video(source, stream, threads=threads, strict=strict) as (container, chosen):
             _check_memory(name, chosen, len(wanted))
             decoding.pixel_aspect = pixel_aspect(chosen)
             decoding.run(container, chosen, seek=seek and index.seekable)
-        if not decoding.missing and not (strict and decoding.troubles):
-            if (caution := decoding.colours.caution) is not None:
-                warnings.warn(f"{name}: {caution}", ColorWarning, stacklevel=4)
-            # with one thread the count is the same each time
-            return DecodedFrames(decoding.frames(), max(decoding.troubles, complaints), decoding.pixel_aspect)
-        complaints = 0 if seek else decoding.troubles
-    raise decoding.error(name)
+        return decoding
+
+    complaints = 0
+    decoding = attempt(index, threads, strict=True, seek=True)
+    if not decoding.sound:
+        # A key frame may need frames before it after all; then there is nothing to complain of from the start.
+        complaints = attempt(index, 1, strict=True, seek=False).troubles
+        decoding = attempt(index, 1, strict=False, seek=False)
+    if decoding.disorder is not None:
+        with open_video(source, stream, threads=1) as (container, chosen):
+            index = index_decoded(container, chosen, decoding.disorder)
+        if renumber:
+            return DecodedFrames(np.zeros((0, 0, 0, 3), np.uint8), 0, decoding.pixel_aspect, index)
+        if wanted.max() >= len(index):
+            raise DecodeError(
+                f"{name}: frame {int(wanted.max())} cannot be decoded: the file lists it, but only {len(index)} frames "
+                "come out of the decoder; wanted an index below that"
+            )
+        complaints = attempt(index, 1, strict=True, seek=False).troubles
+        decoding = attempt(index, 1, strict=False, seek=False)
+    if decoding.missing:
+        raise decoding.error(name)
+    if (caution := decoding.colours.caution) is not None:
+        warnings.warn(f"{name}: {caution}", ColorWarning, stacklevel=4)
+    return DecodedFrames(decoding.frames(), max(decoding.troubles, complaints), decoding.pixel_aspect, index)
 
 
 class DecodedFrames(NamedTuple):
@@ -86,11 +111,13 @@ class DecodedFrames(NamedTuple):
         frames: (n, H, W, 3) uint8 RGB.
         troubles: how many times the decoder reported damage.
         pixel_aspect: width of a pixel of ``frames`` over its height.
+        index: the index by which the frames were numbered.
     """
 
     frames: np.ndarray
     troubles: int
     pixel_aspect: Fraction
+    index: FrameIndex
 
 
 class Decoding:
@@ -106,6 +133,8 @@ class Decoding:
         self.index = index
         self.as_shown = as_shown
         self.troubles = 0
+        #: why the index does not hold for what the decoder gives, or None
+        self.disorder: str | None = None
         self.colours = Colours()
         #: width of a pixel of the frames over its height
         self.pixel_aspect = Fraction(1)
@@ -119,6 +148,11 @@ class Decoding:
     def missing(self) -> list[int]:
         """The frames that were wanted and have not come yet."""
         return self._unique[~self._found].tolist()
+
+    @property
+    def sound(self) -> bool:
+        """Whether each frame came, in its place, and without a complaint."""
+        return not self.missing and not self.troubles and self.disorder is None
 
     def frames(self) -> np.ndarray:
         """Return the (n, H, W, 3) uint8 frames in the order they were wanted."""
@@ -144,9 +178,15 @@ class Decoding:
             DecodeError: frames differ in size.
         """
         for key, last in self._stretches() if seek else [(None, int(self._unique[-1]))]:
-            if key is not None:
-                self._seek(container, stream, key)
-            self._stretch(container, stream, last, by_time=self.index.obstacle is None)
+            if key is not None and not self._seek(container, stream, key):
+                return
+            frames = self._decoded(container, stream)
+            if self.index.obstacle is None:
+                self._stretch(frames, None if key is None else int(self.index.keyframes[key]), last)
+            else:
+                self._count(frames, last)
+            if self.disorder is not None:
+                return
 
     def _stretches(self) -> Iterator[tuple[int | None, int]]:
         """Yield (key frame to seek to, last frame wanted), anew where a whole group of pictures can be left out."""
@@ -158,33 +198,60 @@ class Decoding:
                 yield (keys[begin] if keys[begin] or begin else None), int(self._unique[place - 1])
                 begin = place
 
-    def _seek(self, container: Any, stream: Any, key: int) -> None:
+    def _seek(self, container: Any, stream: Any, key: int) -> bool:
         try:
             container.seek(int(self.index.keyframes[key]), stream=stream, backward=True)
         except FFmpegError as error:  # the frames stay missing, so the file will be decoded from the start
             self._failure = error.strerror
+            return False
+        return True
 
-    def _stretch(self, container: Any, stream: Any, last: int, *, by_time: bool) -> None:
-        counted, latest = 0, None
-        for frame in self._decoded(container, stream):
-            number = counted
-            counted += 1
-            if by_time:
-                if frame.pts is None or (latest is not None and frame.pts <= latest):
-                    return  # times that are not in order name no frame
-                latest = frame.pts
-                number = int(np.searchsorted(self.index.pts, latest))
-                if number >= len(self.index) or self.index.pts[number] != latest:
-                    continue
-            if number <= last:
-                self._keep(frame, number)
+    def _count(self, frames: Iterator[Any], last: int) -> None:
+        """Keep frames by their place in the order of decoding."""
+        for number, frame in enumerate(frames):
+            self._keep(frame, number)
             if number >= last:
                 return
 
+    def _stretch(self, frames: Iterator[Any], begin: int | None, last: int) -> None:
+        """Keep frames by their time, which must go through the index one by one.
+
+        Args:
+            frames: as decoded.
+            begin: time of the key frame at which decoding began, or None at the start; pictures before it are passed
+                over.
+            last: the last frame wanted.
+        """
+        pts = self.index.pts
+        expected = int(np.searchsorted(pts, begin)) if begin is not None else 0
+        lost, beyond = False, 0
+        for frame in frames:
+            if begin is not None and frame.pts is not None and frame.pts < begin:
+                continue
+            number = len(pts) if frame.pts is None else int(np.searchsorted(pts, frame.pts))
+            if number < expected or number >= len(pts) or pts[number] != frame.pts:
+                self.disorder = "the decoder gives frames in another order than that of their times"
+                return
+            if number > expected:
+                lost = True
+                self._report(f"the decoder gave no frame for {self.index.seconds[expected]:.3f} s")
+            expected = number + 1
+            if number <= last:
+                self._keep(frame, number)
+            if number >= last:
+                # a frame that was left out may only be late, and then the times are in disorder
+                beyond += 1
+                if not lost or beyond > _LATE:
+                    return
+
     def _decoded(self, container: Any, stream: Any) -> Iterator[Any]:
         """Yield frames, past packets that cannot be decoded."""
+        codec = stream.codec_context.name
         try:
             for packet in container.demux(stream):
+                if codec in INTRA_ONLY and packet.size and not is_clean_start(codec, packet, None):
+                    # the decoder would fill it with what it still holds of other frames, and not say so
+                    self._report("a picture lacks its pixels or the tables that they need")
                 try:
                     frames = packet.decode()
                 except DECODER_ERRORS as error:
@@ -203,7 +270,7 @@ class Decoding:
 
     def _keep(self, frame: Any, number: int) -> None:
         place = int(np.searchsorted(self._unique, number))
-        if self._unique[place] != number:
+        if place == len(self._unique) or self._unique[place] != number:
             return
         pixels = self._rgb(frame)
         if self.as_shown:

@@ -7,9 +7,16 @@ decoded once to number its frames, and reading starts from the first frame each 
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import threading
+from bisect import bisect_left
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from av.error import FFmpegError
@@ -17,8 +24,9 @@ from av.error import FFmpegError
 from vivit_lab.errors import DecodeError
 from vivit_lab.video.keyframes import is_clean_start
 from vivit_lab.video.source import DECODER_ERRORS, Source, exact, open_video, source_name
+from vivit_lab.video.tables import Packet, table_packets
 
-__all__ = ["FrameIndex", "index_decoded", "index_packets", "load_index"]
+__all__ = ["NEWS_OBSTACLE", "FrameIndex", "index_decoded", "index_packets", "load_index", "remember_index"]
 
 # Codecs in which every packet makes one frame, and a key frame needs nothing before it. Others (GIF draws each frame
 # on the last one; VP8 hides packets) are decoded from the start.
@@ -26,7 +34,10 @@ _SEEKABLE = frozenset(
     "h264 hevc vp9 libvpx-vp9 av1 libdav1d libaom-av1 mpeg4 mpeg2video mpeg1video mjpeg ffv1 prores dnxhd huffyuv "
     "ffvhuff rawvideo png".split()
 )
-_INTRA_ONLY = frozenset("mjpeg prores dnxhd huffyuv ffvhuff rawvideo png".split())
+INTRA_ONLY = frozenset("mjpeg prores dnxhd huffyuv ffvhuff rawvideo png".split())
+_NEWS = ("palette", "new_extradata", "param_change")  # what a packet may bring that holds for later ones too
+#: The obstacle of a stream whose packets bring something that later ones need.
+NEWS_OBSTACLE = "a palette or header that later frames need comes with an earlier one"
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +70,8 @@ class FrameIndex:
         object.__setattr__(self, "rate", exact(self.rate))
         ticks = self.pts - self.pts[0] if len(self.pts) else self.pts
         # multiplied first: numerator and denominator are exact, their quotient is not
+        for shared in (self.pts, self.keyframes):
+            shared.setflags(write=False)
         object.__setattr__(self, "seconds", ticks * self.time_base.numerator / self.time_base.denominator)
 
     def __len__(self) -> int:
@@ -101,21 +114,58 @@ class FrameIndex:
         return int(np.searchsorted(self.keyframes, self.pts[frame], side="right")) - 1
 
 
-def load_index(path: Source, stream: int = 0) -> FrameIndex:
-    """Index a video stream, by its packets where they tell everything, else by decoding it once.
+def load_index(path: Source, stream: int = 0, *, folder: str | os.PathLike[str] | None = None) -> FrameIndex:
+    """Index a video stream: by its file's own table if there is one, else by its packets, else by decoding it once.
+
+    MP4, MOV, Matroska and WebM are not read whole for it; fragmented MP4, MPEG-TS, AVI and others are. The indices of
+    files are kept in memory for as long as path, size and time of change stay the same.
 
     Args:
         path: the path of a video file, its bytes, or a binary file object.
         stream: which of its video streams, from 0.
+        folder: where indices are kept on disk too, for later processes; None keeps none there.
 
     Raises:
         VideoNotFoundError: there is no such file.
         NotAVideoError: the file is no video.
         InputError: there is no video stream of that number.
         DecodeError: the stream holds no frame.
+
+    Example:
+        >>> index = load_index("long.mp4", folder="indices")
+        >>> clip = read_clip("long.mp4", 16, start=600.0, index=index)
     """
+    key = _file_key(path, stream)
+    index = _CACHE.get(key)
+    place = None if folder is None or key is None else _stored_place(folder, key)
+    if index is None and place is not None:
+        index = _load_stored(place, key)
+    if index is None:
+        index = _read_index(path, stream)
+    if place is not None and not place.exists():
+        _store(place, key, index)
+    _CACHE.put(key, index)
+    return index
+
+
+def remember_index(path: Source, stream: int, index: FrameIndex) -> None:
+    """Keep in memory an index that decoding has shown to be the right one for a file.
+
+    Args:
+        path: the file; bytes and file objects are not remembered.
+        stream: which of its video streams, from 0.
+        index: the index.
+    """
+    _CACHE.put(_file_key(path, stream), index)
+
+
+def _read_index(path: Source, stream: int) -> FrameIndex:
     with open_video(path, stream) as (container, chosen):
-        index = index_packets(container, chosen)
+        packets = table_packets(container, chosen, path) if isinstance(path, (str, os.PathLike)) else None
+        index = None if packets is None else index_packets(container, chosen, packets)
+    if index is None:
+        with open_video(path, stream) as (container, chosen):
+            index = index_packets(container, chosen)
     if index.obstacle is not None:
         # one thread: where a file is damaged, more of them lose a number of frames that differs from run to run
         with open_video(path, stream, threads=1) as (container, chosen):
@@ -125,24 +175,112 @@ def load_index(path: Source, stream: int = 0) -> FrameIndex:
     return index
 
 
-class _Packet(NamedTuple):
-    pts: Any  # int, or None where the file gives no time
-    duration: int
-    key: bool
-    hidden: bool  # an edit list leaves its frame out
+_Key = tuple[str, int, int, int]  # path, size, time of change, stream
 
 
-def index_packets(container: Any, stream: Any) -> FrameIndex:
-    """Index a stream by reading its packets from the place where the container is; nothing is decoded.
+def _file_key(path: Source, stream: int) -> _Key | None:
+    if not isinstance(path, (str, os.PathLike)):
+        return None
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None  # opening it says what is wrong
+    return (os.path.abspath(os.fsdecode(path)), status.st_size, status.st_mtime_ns, stream)
+
+
+class _Cache:
+    """The indices that were used last, for all threads of a process."""
+
+    def __init__(self, frames: int) -> None:
+        self._room, self._held = frames, 0
+        self._lock = threading.Lock()
+        self._indices: OrderedDict[_Key, FrameIndex] = OrderedDict()
+
+    def get(self, key: _Key | None) -> FrameIndex | None:
+        with self._lock:
+            if key not in self._indices:
+                return None
+            self._indices.move_to_end(key)
+            return self._indices[key]
+
+    def put(self, key: _Key | None, index: FrameIndex) -> None:
+        if key is None:
+            return
+        with self._lock:
+            old = self._indices.pop(key, None)
+            self._held += len(index) - (0 if old is None else len(old))
+            self._indices[key] = index
+            while len(self._indices) > 1 and (self._held > self._room or len(self._indices) > _MOST_FILES):
+                self._held -= len(self._indices.popitem(last=False)[1])
+
+
+_MOST_FILES = 8192
+_CACHE = _Cache(frames=4_000_000)  # at most 100 MB: three numbers of eight bytes each
+if hasattr(os, "register_at_fork"):  # a thread may hold the lock in the very moment of a fork
+    os.register_at_fork(after_in_child=lambda: setattr(_CACHE, "_lock", threading.Lock()))
+
+_STORED_VERSION = 1
+
+
+def _stored_place(folder: str | os.PathLike[str], key: _Key) -> Path:
+    name = hashlib.sha256(f"{key[0]}\0{key[3]}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    return Path(folder) / f"{name}.index"
+
+
+def _store(place: Path, key: _Key | None, index: FrameIndex) -> None:
+    """Write an index as one array of bytes: a line of JSON, then the times."""
+    assert key is not None, "only files are stored"
+    facts = {
+        "version": _STORED_VERSION, "file": key, "frames": len(index), "keyframes": len(index.keyframes),
+        "time_base": str(index.time_base), "last_duration": index.last_duration,
+        "rate": None if index.rate is None else str(index.rate), "obstacle": index.obstacle,
+        "missing": index.missing, "header_seconds": index.header_seconds,
+    }  # fmt: skip
+    times = np.concatenate([index.pts, index.keyframes]).astype("<i8").tobytes()
+    contents = json.dumps(facts).encode() + b"\n" + times
+    place.parent.mkdir(parents=True, exist_ok=True)
+    draft = place.with_name(f".{place.name}.{os.getpid()}.{threading.get_ident()}.part")
+    try:
+        draft.write_bytes(contents)
+        os.replace(draft, place)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _load_stored(place: Path, key: _Key | None) -> FrameIndex | None:
+    """Return a stored index; None where there is none, it is of another state of the file, or it is damaged."""
+    try:
+        head, _, rest = place.read_bytes().partition(b"\n")
+        facts = json.loads(head)
+        if facts["version"] != _STORED_VERSION or tuple(facts["file"]) != key:
+            place.unlink()
+            return None
+        times = np.frombuffer(rest, "<i8").astype(np.int64)
+        count, keys = facts["frames"], facts["keyframes"]
+        if len(times) != count + keys or count < 1 or np.any(np.diff(times[:count]) <= 0):
+            return None
+        rate = None if facts["rate"] is None else Fraction(facts["rate"])
+        return FrameIndex(
+            times[:count], times[count:], Fraction(facts["time_base"]), facts["last_duration"], rate,
+            facts["obstacle"], facts["missing"], facts["header_seconds"],
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def index_packets(container: Any, stream: Any, packets: list[Packet] | None = None) -> FrameIndex:
+    """Index a stream by its packets, read from the place where the container is; nothing is decoded.
 
     Args:
         container: an open PyAV container.
         stream: its video stream.
+        packets: its packets in the order of the file, where they are known already.
 
     Returns:
         The index; without frames, and with an ``obstacle``, where the packets do not tell.
     """
-    packets = _read_packets(container, stream)
+    if packets is None:
+        packets = _read_packets(container, stream)
     obstacle = _obstacle(container, stream, packets)
     if obstacle is not None:
         empty = np.zeros(0, np.int64)
@@ -160,39 +298,61 @@ def index_packets(container: Any, stream: Any) -> FrameIndex:
     )
 
 
-def _read_packets(container: Any, stream: Any) -> list[_Packet]:
+def _read_packets(container: Any, stream: Any) -> list[Packet]:
     codec, extradata = stream.codec_context.name, stream.codec_context.extradata
     packets = []
     try:
         for packet in container.demux(stream):
             if packet.size:
                 key = packet.is_keyframe and is_clean_start(codec, packet, extradata)
-                packets.append(_Packet(packet.pts, packet.duration or 0, key, packet.is_discard))
+                news = any(packet.has_sidedata(kind) for kind in _NEWS)
+                packets.append(Packet(packet.pts, packet.duration or 0, key, packet.is_discard, news))
     except FFmpegError:
         pass  # what was read before the damage can still be decoded; reading on says where it ends
     return packets
 
 
-def _obstacle(container: Any, stream: Any, packets: list[_Packet]) -> str | None:
+def _obstacle(container: Any, stream: Any, packets: list[Packet]) -> str | None:
     """Say why the packets do not tell which frames will be decoded, or None if they do."""
     codec, kind = stream.codec_context.name, container.format.name
     if codec not in _SEEKABLE:
         return f"{codec} frames cannot be found by their time"
-    if kind == "avi" and codec not in _INTRA_ONLY:
+    if kind == "avi" and codec not in INTRA_ONLY:
         return "AVI keeps no presentation times"
+    if (codec == "rawvideo" and stream.codec_context.pix_fmt == "pal8") or any(packet.news for packet in packets[1:]):
+        return NEWS_OBSTACLE
     times = [packet.pts for packet in packets if packet.pts is not None]
     if len(set(times)) < len(packets):
         return "presentation times are missing or repeat"
-    if packets and not packets[0].key:
+    key = np.array([packet.key for packet in packets], bool)
+    if codec in INTRA_ONLY:
+        key[:1] = True  # reading begins there even if it is damaged
+    if not key[:1].all():
         return "the stream does not begin with a key frame"
-    latest = times[0] if times else 0
-    for time, packet in zip(times, packets, strict=True):
-        # A key frame is shown after all that was sent before it. Times that jump back (joined files) break that, and
-        # pictures before the first key frame in time have lost the ones they refer to.
-        if time < (latest if packet.key else times[0]):
-            return "presentation times jump back"
-        latest = max(latest, time)
+    if not _in_order(np.array(times, np.int64), key):
+        return "presentation times jump back"
     return None
+
+
+def _in_order(times: np.ndarray, key: np.ndarray) -> bool:
+    """Return whether each key frame parts the times before it from those after it.
+
+    A key frame is shown after all that was sent before it. Times that jump back (joined files) break that, and pictures
+    before the first key frame in time have lost the ones they refer to. Pictures that are shown before their key frame
+    follow it at once: one that comes later has a wrong time.
+
+    Args:
+        times: (n,) presentation times in the order of the packets.
+        key: (n,) whether decoding may begin there; the first one is true.
+    """
+    if not len(times):
+        return True
+    latest = np.concatenate([times[:1], np.maximum.accumulate(times)[:-1]])
+    if times.min() < times[0] or np.any(times[key] < latest[key]):
+        return False
+    begin = times[np.flatnonzero(key)][np.cumsum(key) - 1]
+    follows = np.maximum.accumulate(np.cumsum(key) * 2 + (times > begin)) % 2 == 1  # one of its group did already
+    return not np.any(follows & (times < begin))
 
 
 def index_decoded(container: Any, stream: Any, obstacle: str) -> FrameIndex:
@@ -221,8 +381,9 @@ def _increasing(times: list[int | None], *, reorder: bool) -> np.ndarray | None:
 
     Args:
         times: presentation times as decoded, in ticks.
-        reorder: the times are right, but in the order of the packets. Otherwise a step back is where two files were
-            joined: what follows is moved to continue there, after a usual gap.
+        reorder: the times are right, but in the order of the packets. Otherwise up to three frames in a row may have a
+            wrong time: they are spread between their neighbours. Any other step back is where two files were joined:
+            what follows is moved to continue there, after a usual gap.
     """
     known = np.array([time for time in times if time is not None], np.int64)
     if len(known) < len(times) or not len(known):
@@ -230,12 +391,40 @@ def _increasing(times: list[int | None], *, reorder: bool) -> np.ndarray | None:
     if reorder:
         known = np.unique(known)
         return known if len(known) == len(times) else None
+    known = _without_strays(known)
     gaps = np.diff(known)
     forward = gaps[gaps > 0]
     if not len(forward) and len(gaps):
         return None
     usual = int(np.median(forward)) if len(forward) else 0
     return known[0] + np.concatenate([np.zeros(1, np.int64), np.cumsum(np.where(gaps > 0, gaps, usual))])
+
+
+def _without_strays(times: np.ndarray) -> np.ndarray:
+    """Return times in which a few that are out of order were put between their neighbours; as they were if not few."""
+    kept = _longest_rise(times)
+    gaps = np.diff(kept)
+    room = np.diff(times[kept])
+    if kept[0] != 0 or kept[-1] != len(times) - 1 or np.any(gaps > 4) or np.any(room < gaps):
+        return times
+    return np.interp(np.arange(len(times)), kept, times[kept] - times[0]).astype(np.int64) + times[0]
+
+
+def _longest_rise(times: np.ndarray) -> np.ndarray:
+    """Return the places of a longest strictly rising subsequence."""
+    tails: list[int] = []  # the least last time of a rising subsequence of each length
+    ends: list[int] = []
+    before = np.full(len(times), -1)
+    for place, time in enumerate(times.tolist()):
+        length = bisect_left(tails, time)
+        tails[length : length + 1], ends[length : length + 1] = [time], [place]
+        before[place] = ends[length - 1] if length else -1
+    kept = []
+    place = ends[-1]
+    while place >= 0:
+        kept.append(place)
+        place = int(before[place])
+    return np.array(kept[::-1])
 
 
 def _packets(container: Any, stream: Any) -> Any:

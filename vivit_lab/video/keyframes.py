@@ -3,6 +3,9 @@
 An H.264 encoder may refresh the picture a stripe at a time: the file then calls a packet a key frame from which the
 picture only *becomes* right some frames later, and the decoder need not say so. Such a packet says in how many frames
 (the recovery point message of Annex D), so it can be told from one at which everything is there at once.
+
+In a damaged file a key frame may have lost its kind, or the tables that its pixels need. Decoding in order then goes on
+with what earlier frames left behind, which decoding from there does not have.
 """
 
 from __future__ import annotations
@@ -10,9 +13,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-__all__ = ["is_clean_start"]
+__all__ = ["HEAD_BYTES", "is_clean_start"]
+
+#: How much of a packet tells whether it is a clean start.
+HEAD_BYTES = 8192
 
 _SLICE, _IDR, _SEI = 1, 5, 6  # kinds of H.264 unit: picture that refers to others, picture that refers to none, message
 _RECOVERY_POINT = 6  # kind of message
@@ -22,13 +28,17 @@ def is_clean_start(codec: str, packet: Any, extradata: bytes | None) -> bool:
     """Return whether a packet marked as a key frame is one from which every later frame decodes exactly.
 
     Args:
-        codec: FFmpeg's name of the codec; other codecs than H.264 are believed.
-        packet: the packet, as bytes or as PyAV's buffer.
+        codec: FFmpeg's name of the codec; those that are not known here are believed.
+        packet: the packet, as bytes or as PyAV's buffer; its first ``HEAD_BYTES`` do.
         extradata: the codec's configuration from the file's header.
     """
-    if codec != "h264":
-        return True
-    for unit in _units(bytes(packet), extradata or b""):
+    check = _CHECKS.get(codec)
+    return check is None or check(bytes(memoryview(packet)[:HEAD_BYTES]), extradata or b"")
+
+
+def _h264(packet: bytes, extradata: bytes) -> bool:
+    width = (extradata[4] & 3) + 1 if extradata[:1] == b"\x01" and len(extradata) > 4 else 0
+    for unit in _units(packet, width):
         kind = unit[0] & 0x1F if unit else 0
         if kind == _IDR:
             return True
@@ -39,10 +49,70 @@ def is_clean_start(codec: str, packet: Any, extradata: bytes | None) -> bool:
     return False
 
 
-def _units(packet: bytes, extradata: bytes) -> Iterator[bytes]:
-    """Yield the packet's units: mp4 and mkv write each one's length before it, other formats a start code."""
-    if extradata[:1] == b"\x01" and len(extradata) > 4:
-        width, place = (extradata[4] & 3) + 1, 0
+def _hevc(packet: bytes, extradata: bytes) -> bool:
+    """Whether the first picture of a packet is one of H.265's random access kinds, 16 to 21."""
+    width = (extradata[21] & 3) + 1 if extradata[:1] == b"\x01" and len(extradata) > 21 else 0
+    for unit in _units(packet, width):
+        kind = (unit[0] >> 1) & 0x3F if unit else 64
+        if kind < 32:
+            return 16 <= kind <= 21
+    return False
+
+
+def _mjpeg(packet: bytes, _: bytes) -> bool:
+    """Whether the headers of a JPEG picture lead without a gap to its pixels, and name all tables that those need.
+
+    Huffman tables may be left out: the standard's own ones are meant then, as in most AVI files.
+    """
+    if packet[:2] != b"\xff\xd8":
+        return False
+    place, quantised, sized = 2, False, False
+    while place + 4 <= len(packet) and packet[place] == 0xFF:
+        kind = packet[place + 1]
+        if kind == 0xFF:  # padding
+            place += 1
+            continue
+        quantised |= kind == 0xDB
+        sized |= 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC)
+        if kind == 0xDA:
+            return quantised and sized
+        place += 2 + int.from_bytes(packet[place + 2 : place + 4], "big")
+    return place + 4 > len(packet) >= HEAD_BYTES  # headers longer than what was looked at are believed
+
+
+def _mpeg4(packet: bytes, _: bytes) -> bool:
+    place = packet.find(b"\0\0\1\xb6")
+    return 0 <= place < len(packet) - 4 and not packet[place + 4] & 0xC0  # its two bits of kind say: intra
+
+
+def _mpeg12(packet: bytes, _: bytes) -> bool:
+    place = packet.find(b"\0\0\1\0")
+    return 0 <= place < len(packet) - 5 and packet[place + 5] >> 3 & 7 == 1
+
+
+def _vp9(packet: bytes, _: bytes) -> bool:
+    if not packet or packet[0] >> 6 != 2:
+        return False
+    reserved = 1 if packet[0] & 0x30 == 0x30 else 0  # profile 3 has one more bit
+    return not packet[0] << reserved & 0x0C  # no frame shown again, and a key frame
+
+
+_CHECKS: dict[str, Callable[[bytes, bytes], bool]] = {
+    "h264": _h264,
+    "hevc": _hevc,
+    "mjpeg": _mjpeg,
+    "mpeg4": _mpeg4,
+    "mpeg1video": _mpeg12,
+    "mpeg2video": _mpeg12,
+    "vp9": _vp9,
+    "libvpx-vp9": _vp9,
+}
+
+
+def _units(packet: bytes, width: int) -> Iterator[bytes]:
+    """Yield a packet's units: mp4 and mkv write each one's length before it, in so many bytes, others a start code."""
+    if width:
+        place = 0
         while place + width < len(packet):
             size = int.from_bytes(packet[place : place + width], "big")
             yield packet[place + width : place + width + min(size, 4096)]

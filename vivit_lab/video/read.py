@@ -17,11 +17,11 @@ from vivit_lab.errors import DecodeError, DecodeWarning, InputError, ShortClipWa
 from vivit_lab.video.clip import Clip
 from vivit_lab.video.decode import Decoding, decode_frames, rewind
 from vivit_lab.video.folder import index_of, is_folder, read_pictures
-from vivit_lab.video.index import FrameIndex, index_decoded, index_packets, load_index
+from vivit_lab.video.index import NEWS_OBSTACLE, FrameIndex, index_decoded, index_packets, load_index, remember_index
 from vivit_lab.video.source import Source, choose_stream, is_path, source_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = ["Processor", "read_clip", "read_frames", "read_video_pyav"]
 
@@ -44,6 +44,7 @@ def read_clip(
     threads: int | str = "auto",
     processor: Processor | None = None,
     fps: float | None = None,
+    index: FrameIndex | None = None,
 ) -> Clip:
     """Read the frames start, start + stride, start + 2·stride, … of a video.
 
@@ -58,6 +59,7 @@ def read_clip(
         threads: decoding threads; "auto" is quickest for one clip, 1 is best where many clips are read at once.
         processor: if given, its ``prepare`` is applied, and the clip has ``pixel_values`` too.
         fps: pictures a second, for a folder; None takes 25 and says so.
+        index: the index of that stream (``load_index``), where it is known already.
 
     Returns:
         The clip. If the video ends before the window does, its last frame in reach repeats, and a warning says how
@@ -81,15 +83,18 @@ def read_clip(
     for name, value in (("num_frames", num_frames), ("stride", stride)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
             raise InputError(f"{name} must be a positive integer, got {value!r}")
-    index = index_of(path, stream, fps)
-    first = _first_frame(source_name(path), index, start)
-    available = -(-(len(index) - first) // stride)
-    count = available if num_frames is None else int(num_frames)
-    wanted = first + stride * np.arange(min(count, available))
-    if count > available:
+
+    def window(index: FrameIndex) -> np.ndarray:
+        first = _first_frame(source_name(path), index, start)
+        available = -(-(len(index) - first) // stride)
+        count = available if num_frames is None else int(num_frames)
+        wanted = first + stride * np.arange(min(count, available))
+        if count <= available:
+            return wanted
         _warn_short(source_name(path), index, count, count - available, int(wanted[-1]), stride)
-        wanted = np.concatenate([wanted, np.full(count - available, wanted[-1])])
-    clip = _clip(path, index, wanted, stream, threads)
+        return np.concatenate([wanted, np.full(count - available, wanted[-1])])
+
+    clip = _clip(path, index_of(path, stream, fps) if index is None else index, window, stream, threads)
     return clip if processor is None else processor.prepare(clip)
 
 
@@ -100,6 +105,7 @@ def read_frames(
     stream: int = 0,
     threads: int | str = "auto",
     fps: float | None = None,
+    index: FrameIndex | None = None,
 ) -> Clip:
     """Read the frames of a video at given indices.
 
@@ -112,6 +118,7 @@ def read_frames(
         stream: which of the file's video streams, from 0.
         threads: decoding threads; "auto" is quickest for one clip, 1 is best where many clips are read at once.
         fps: pictures a second, for a folder; None takes 25 and says so.
+        index: the index of that stream (``load_index``), where it is known already.
 
     Raises:
         VideoNotFoundError: there is no such file.
@@ -124,11 +131,14 @@ def read_frames(
         DecodeWarning: the decoder concealed damage.
         ColorWarning: the video is HDR, which is read without tone mapping.
     """
-    index = index_of(path, stream, fps)
-    wanted = _check_indices(source_name(path), indices, index)
-    if np.any(np.diff(wanted) < 0):
-        raise InputError("indices must not decrease, as a clip is in the order of time: sort them first")
-    return _clip(path, index, wanted, stream, threads)
+
+    def choose(index: FrameIndex) -> np.ndarray:
+        wanted = _check_indices(source_name(path), indices, index)
+        if np.any(np.diff(wanted) < 0):
+            raise InputError("indices must not decrease, as a clip is in the order of time: sort them first")
+        return wanted
+
+    return _clip(path, index_of(path, stream, fps) if index is None else index, choose, stream, threads)
 
 
 def _check_indices(name: str, indices: Sequence[int] | np.ndarray, index: FrameIndex) -> np.ndarray:
@@ -180,23 +190,30 @@ def _warn_short(name: str, index: FrameIndex, count: int, held: int, last: int, 
         f"{name} has {len(index)} frames and ends at {index.end:.3f} s{hint}: of the {count} frames with stride "
         f"{stride} that were asked for, the last {held} repeat frame {last}",
         ShortClipWarning,
-        stacklevel=3,
+        stacklevel=5,
     )
 
 
-def _clip(path: Source, index: FrameIndex, wanted: np.ndarray, stream: int, threads: int | str) -> Clip:
-    name = source_name(path)
+def _clip(
+    path: Source,
+    index: FrameIndex,
+    choose: Callable[[FrameIndex], np.ndarray],
+    stream: int,
+    threads: int | str,
+) -> Clip:
+    name, wanted = source_name(path), choose(index)
     if is_folder(path):
         (frames, troubles), aspect = read_pictures(name, wanted), Fraction(1)
     else:
-        frames, troubles, aspect = decode_frames(path, index, wanted, stream=stream, threads=threads)
+        decoded = decode_frames(path, index, wanted, stream=stream, threads=threads, renumber=True)
+        if decoded.index is not index:  # times turned out to be in disorder: frames have other numbers and times
+            index = decoded.index
+            remember_index(path, stream, index)
+            wanted = choose(index)
+            decoded = decode_frames(path, index, wanted, stream=stream, threads=threads)
+        frames, troubles, aspect = decoded.frames, decoded.troubles, decoded.pixel_aspect
     if troubles:
-        warnings.warn(
-            f"{name}: the decoder reported damage {troubles} time(s) on the way to frames {wanted[0]} … {wanted[-1]}; "
-            "what it concealed may show wrong pixels",
-            DecodeWarning,
-            stacklevel=3,
-        )
+        _warn_damage(name, wanted, troubles)
     file = name if is_path(path) else None
     return Clip(
         frames,
@@ -229,6 +246,9 @@ def read_video_pyav(container: Any, indices: Sequence[int] | np.ndarray) -> np.n
         InputError: the indices are empty, no integers, or outside the video.
         NotAVideoError: the container has no video.
         DecodeError: a frame cannot be decoded.
+
+    Warns:
+        DecodeWarning: the decoder concealed damage.
     """
     name = str(container.name or "the container")
     stream = choose_stream(container, name, 0)
@@ -237,17 +257,41 @@ def read_video_pyav(container: Any, indices: Sequence[int] | np.ndarray) -> np.n
     except FFmpegError as error:
         return _reopened(name, indices, error)
     index = index_packets(container, stream)
+    if index.obstacle == NEWS_OBSTACLE:  # what comes with the first packets comes once
+        return _reopened(name, indices, InputError(index.obstacle))
     if index.obstacle is not None:
         rewind(container)
         index = index_decoded(container, stream, index.obstacle)
     wanted = _check_indices(name, indices, index)
-    for seek in (True, False):
+    decoding = _decode_open(container, stream, index, wanted, seek=True)
+    if not decoding.sound:
+        decoding = _decode_open(container, stream, index, wanted, seek=False)
+    if decoding.disorder is not None:
         rewind(container)
-        decoding = Decoding(index, wanted, as_shown=False)
-        decoding.run(container, stream, seek=seek and index.seekable)
-        if not decoding.missing and not (seek and decoding.troubles):
-            return decoding.frames()
-    raise decoding.error(name)
+        index = index_decoded(container, stream, decoding.disorder)
+        wanted = _check_indices(name, indices, index)
+        decoding = _decode_open(container, stream, index, wanted, seek=False)
+    if decoding.missing:
+        raise decoding.error(name)
+    if decoding.troubles:
+        _warn_damage(name, wanted, decoding.troubles)
+    return decoding.frames()
+
+
+def _decode_open(container: Any, stream: Any, index: FrameIndex, wanted: np.ndarray, *, seek: bool) -> Decoding:
+    rewind(container)
+    decoding = Decoding(index, wanted, as_shown=False)
+    decoding.run(container, stream, seek=seek and index.seekable)
+    return decoding
+
+
+def _warn_damage(name: str, wanted: np.ndarray, troubles: int) -> None:
+    warnings.warn(
+        f"{name}: the decoder reported damage {troubles} time(s) on the way to frames {wanted.min()} … {wanted.max()}; "
+        "what it concealed may show wrong pixels",
+        DecodeWarning,
+        stacklevel=4,
+    )
 
 
 def _reopened(name: str, indices: Sequence[int] | np.ndarray, error: Exception) -> np.ndarray:

@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 import av
 import numpy as np
 from av.error import FFmpegError
+from av.sidedata.sidedata import SideDataContainer
 
 from vivit_lab.errors import InputError, NotAVideoError, VideoNotFoundError
 
@@ -277,7 +278,8 @@ def orientation(frame: Any) -> tuple[int, bool]:
     Args:
         frame: a decoded PyAV frame.
     """
-    data = frame.side_data.get("DISPLAYMATRIX")
+    # not frame.side_data, which ties the frame into a cycle: decoded frames would pile up until the next collection
+    data = SideDataContainer(frame).get("DISPLAYMATRIX")
     if data is None:
         return (0, False)
     a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].astype(float) / 65536
