@@ -44,6 +44,7 @@ _MODULES = {
     "checkpoints.bundled": "bundled_clip_path bundled_model_path",
     "checkpoints.checkpoint": "Checkpoint",
     "checkpoints.labels": "kinetics400_labels",
+    "clips.listing": "ClipList list_clips",
     "colormap": "Colormap get_colormap",
     "errors": (
         "BackendError BundledDataError ChangedVideoWarning CheckpointError CheckpointNotFoundError CheckpointWarning "

@@ -42,6 +42,8 @@ from vivit_lab.checkpoints.bundled import bundled_clip_path as bundled_clip_path
 from vivit_lab.checkpoints.bundled import bundled_model_path as bundled_model_path
 from vivit_lab.checkpoints.checkpoint import Checkpoint as Checkpoint
 from vivit_lab.checkpoints.labels import kinetics400_labels as kinetics400_labels
+from vivit_lab.clips.listing import ClipList as ClipList
+from vivit_lab.clips.listing import list_clips as list_clips
 from vivit_lab.colormap import Colormap as Colormap
 from vivit_lab.colormap import get_colormap as get_colormap
 from vivit_lab.errors import BackendError as BackendError
@@ -243,6 +245,7 @@ __all__ = [
     "ClassificationReport",
     "Clip",
     "ClipExplorer",
+    "ClipList",
     "Colormap",
     "CompareExplorer",
     "ConfidenceImportance",
@@ -382,6 +385,7 @@ __all__ = [
     "kinetics400_labels",
     "knock_out",
     "link_views",
+    "list_clips",
     "load_model",
     "load_pair",
     "localise",

@@ -21,9 +21,9 @@ from vivit_lab._version import __version__
 from vivit_lab.attribution.registry import class_by_name
 from vivit_lab.bulk.decode import DecodeSpec
 from vivit_lab.bulk.job import BulkJob, fingerprint_of
+from vivit_lab.bulk.manifest import MANIFEST_SCHEMA, manifest_of
 from vivit_lab.bulk.rows import ClipRow
 from vivit_lab.bulk.schema import PartLayout
-from vivit_lab.bulk.sources import MANIFEST_SCHEMA, list_clips
 from vivit_lab.bulk.stages import ClipStage, find_batch_size, layout_of, load_model_of
 from vivit_lab.bulk.store import Store
 from vivit_lab.checkpoints.checkpoint import weights_digest
@@ -197,8 +197,9 @@ def prepare_run(
         raise InputError(f"{store.root} holds no run yet; name the videos and the job to begin one")
     found = open_run(out) if exists else None
     wanted = job or (found.job if found else BulkJob())
-    table = None if videos is None else list_clips(list(videos) if isinstance(videos, (list, tuple)) else videos)  # pyright: ignore[reportArgumentType]
     model, processor = load_model_of(wanted, "cpu")
+    classes = getattr(model.config, "id2label", None) or {}
+    table = None if videos is None else manifest_of(videos, classes)
     wanted = replace(wanted, stride=sampling_of(processor, model.config.num_frames, wanted.stride).stride)
     fingerprint = _fingerprint(wanted, model, processor)
     if found is None:

@@ -19,6 +19,7 @@ from vivit_lab.cli.options import (
     frame_step,
     load,
     print_json,
+    say_found,
     seed_all,
 )
 
@@ -68,6 +69,7 @@ def evaluate(
             errors.print(f"left out: {reason}", highlight=False)
     stride = frame_step(loaded, processor, stride, quiet=as_json or data.startswith("planted"))
     found = open_data(data, loaded.config, processor, count=clips, stride=stride)
+    say_found(found, quiet=as_json)
     plan = EvaluationPlan(sanity_clips=sanity, batch_size=batch_size, only_correct=not every_clip)
     plan = plan.for_model(loaded)
     progress = False if as_json else None

@@ -18,6 +18,7 @@ from vivit_lab.cli.options import (
     frame_step,
     load,
     print_json,
+    say_found,
     seed_all,
 )
 
@@ -45,7 +46,9 @@ def _open(model: str, data: str, clips: int | None, stride: int | None, device: 
 
     loaded, processor = load(model, device, dtype, quiet=quiet)
     stride = frame_step(loaded, processor, stride, quiet=quiet or data.startswith("planted"))
-    return loaded, processor, open_data(data, loaded.config, processor, count=clips, stride=stride)
+    found = open_data(data, loaded.config, processor, count=clips, stride=stride)
+    say_found(found, quiet=quiet)
+    return loaded, processor, found
 
 
 def _method(name: str, batch_size: int) -> Any:

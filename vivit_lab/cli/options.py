@@ -28,6 +28,7 @@ __all__ = [
     "one_line",
     "print_error",
     "print_json",
+    "say_found",
     "seed_all",
     "status",
 ]
@@ -62,6 +63,12 @@ def frame_step(model: Any, processor: Any, stride: int | None, *, quiet: bool) -
     if sampling.source == "assumed" and not quiet:
         errors.print(f"{sampling}; --stride takes another", style="dim", markup=False, soft_wrap=True)
     return sampling.stride
+
+
+def say_found(data: Any, *, quiet: bool) -> None:
+    """Say in one line which clips a name stands for, and where their labels come from."""
+    if not quiet and getattr(data, "found", ""):
+        errors.print(data.found, style="dim", markup=False, soft_wrap=True)
 
 
 @contextmanager

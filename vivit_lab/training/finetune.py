@@ -20,7 +20,7 @@ from vivit_lab.processing.sampling import note_sampling
 from vivit_lab.show.html import list_of
 from vivit_lab.training.adapt import adapt_model, adapt_processor
 from vivit_lab.training.augment import Augmentation
-from vivit_lab.training.clips import LabelledClip, class_names, find_clips, readable_clips, split_clips
+from vivit_lab.training.clips import LabelledClip, class_names, find_clips, path_from, readable_clips, split_clips
 from vivit_lab.training.config import TrainingConfig
 from vivit_lab.training.datasets import RunClips, ViewClips, usual_fps
 from vivit_lab.training.files import RunFiles
@@ -266,4 +266,6 @@ def _write_down(
     draft.replace(path)
     with (out / "skipped.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([["path", "label", "error"], *([str(clip.path), clip.label, why] for clip, why in bad)])
+        writer.writerows(
+            [["path", "label", "error"], *([path_from(clip.path, out), clip.label, why] for clip, why in bad)]
+        )

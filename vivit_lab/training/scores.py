@@ -18,7 +18,7 @@ from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.progress import progress_bar
 from vivit_lab.show.html import confusion_table
 from vivit_lab.statistics.proportion import Interval, wilson_interval
-from vivit_lab.training.clips import LabelledClip
+from vivit_lab.training.clips import LabelledClip, path_from
 from vivit_lab.training.datasets import ViewClips
 
 __all__ = ["ClassificationReport", "ClipPrediction", "classify_clips"]
@@ -96,12 +96,14 @@ class ClassificationReport:
         return counts
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
-        """Write a row a clip, errors included, and return the path."""
+        """Write a row a clip, errors included, and return the path; paths are relative to the file, as tables' are."""
         target = Path(path)
         with target.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow([item.name for item in fields(ClipPrediction)])
-            writer.writerows([getattr(row, item.name) for item in fields(row)] for row in self.rows)
+            for row in self.rows:
+                rest = [getattr(row, item.name) for item in fields(row) if item.name != "path"]
+                writer.writerow([path_from(row.path, target.parent), *rest])
         return target
 
     def __str__(self) -> str:
