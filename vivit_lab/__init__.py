@@ -132,6 +132,7 @@ _MODULES = {
     "video.encode": "MovieWriter",
     "video.geometry": "Geometry",
     "processing.processor": "VivitImageProcessor",
+    "video.index": "FrameIndex load_index",
     "video.info": "VideoInfo probe",
     "video.read": "read_clip read_frames read_video_pyav",
     "video.sample": "sample_frame_indices uniform_frame_indices",

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,24 +14,10 @@ from vivit_lab.errors import InputError, SkippedClipWarning, VideoError
 from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.training.augment import Augmentation
 from vivit_lab.training.clips import LabelledClip, read_window, stretch_of
-from vivit_lab.video.index import FrameIndex, load_index
+from vivit_lab.video.index import load_index
 from vivit_lab.video.views import temporal_views
 
 __all__ = ["RunClips", "ViewClips"]
-
-
-@lru_cache(maxsize=4096)
-def _index(path: Path, _changed: int) -> FrameIndex:
-    return load_index(path)
-
-
-def _cached_index(path: Path) -> FrameIndex:
-    """Return the index of a video, read once as long as the file is the same."""
-    try:
-        changed = os.stat(path).st_mtime_ns
-    except OSError:
-        changed = -1  # the reader tells what is wrong
-    return _index(path, changed)
 
 
 class RunClips(Dataset[tuple[Tensor, int]]):
@@ -99,7 +82,7 @@ class RunClips(Dataset[tuple[Tensor, int]]):
         raise InputError(f"none of the {count} clips to train on can be read; the warnings before say why")
 
     def _read(self, clip: LabelledClip, generator: np.random.Generator) -> Tensor:
-        index = _cached_index(clip.path)
+        index = load_index(clip.path)
         wanted = self.augmentation.frame_indices(*stretch_of(clip, index), self.num_frames, generator)
         return self.augmentation(read_window(clip, index, wanted), generator, self.processor)
 
@@ -145,7 +128,7 @@ class ViewClips(Dataset[tuple[Tensor, int]]):
             VideoError: it cannot be read.
         """
         clip = self.clips[item]
-        index = _cached_index(clip.path)
+        index = load_index(clip.path)
         wanted = temporal_views(*stretch_of(clip, index), self.num_frames, self.stride, self.views)
         frames, places = np.unique(wanted, return_inverse=True)
         pixels = read_window(clip, index, frames)
