@@ -20,7 +20,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from vivit_lab.errors import DecodeError
-from vivit_lab.video.keyframes import HEAD_BYTES, is_clean_start
+from vivit_lab.video.keyframes import HEAD_BYTES, is_clean_start, lasting_settings
 
 __all__ = ["Packet", "table_packets"]
 
@@ -104,7 +104,7 @@ def _mp4(file: IO[bytes], container: Any, stream: Any) -> list[Packet] | None:
         return None
     heads = _Heads(file, stream)
     return [
-        Packet(time, duration, bool(flag & _KEY) and heads.clean(at, length), bool(flag & _DISCARD))
+        Packet(time, duration, *heads.look(bool(flag & _KEY), bool(flag & _DISCARD), at, length))
         for time, duration, flag, at, length in zip(
             pts.tolist(),
             durations.tolist(),
@@ -122,11 +122,16 @@ class _Heads:
     def __init__(self, file: IO[bytes], stream: Any) -> None:
         self._file = file
         self._codec, self._extradata = stream.codec_context.name, stream.codec_context.extradata
+        self._settings: bytes | None = None
 
-    def clean(self, place: int, length: int) -> bool:
-        """Return whether the packet at a place of the file is a clean start."""
+    def look(self, key: bool, hidden: bool, place: int, length: int) -> tuple[bool, bool, bool]:
+        """Return whether a packet is a clean start, whether it is hidden, and whether it changes lasting settings."""
+        if not key:
+            return False, hidden, False
         head = os.pread(self._file.fileno(), min(length, HEAD_BYTES), place)
-        return is_clean_start(self._codec, head, self._extradata)
+        settings = lasting_settings(self._codec, head)
+        self._settings = settings if self._settings is None else self._settings
+        return is_clean_start(self._codec, head, self._extradata), hidden, settings != self._settings
 
 
 class _Samples(NamedTuple):
@@ -393,6 +398,6 @@ def _matroska(file: IO[bytes], container: Any, stream: Any) -> list[Packet] | No
     usual = int.from_bytes(track.get(0x23E383, b""), "big") // scale
     heads = _Heads(file, stream)
     return [
-        Packet(block.time, block.duration or usual, block.key and heads.clean(block.begin, block.end - block.begin))
+        Packet(block.time, block.duration or usual, *heads.look(block.key, False, block.begin, block.end - block.begin))
         for block in own
     ]
