@@ -136,6 +136,7 @@ _MODULES = {
     "video.geometry": "Geometry",
     "processing.processor": "VivitImageProcessor",
     "processing.sampling": "Sampling note_sampling sampling_of",
+    "video.index": "FrameIndex load_index",
     "video.info": "VideoInfo probe",
     "video.read": "read_clip read_frames read_video_pyav",
     "video.sample": "sample_frame_indices uniform_frame_indices",

@@ -193,6 +193,8 @@ from vivit_lab.training.scores import classify_clips as classify_clips
 from vivit_lab.video.clip import Clip as Clip
 from vivit_lab.video.encode import MovieWriter as MovieWriter
 from vivit_lab.video.geometry import Geometry as Geometry
+from vivit_lab.video.index import FrameIndex as FrameIndex
+from vivit_lab.video.index import load_index as load_index
 from vivit_lab.video.info import VideoInfo as VideoInfo
 from vivit_lab.video.info import probe as probe
 from vivit_lab.video.read import read_clip as read_clip
@@ -265,6 +267,7 @@ __all__ = [
     "FinetuneResult",
     "FisherImportance",
     "FrameDifference",
+    "FrameIndex",
     "FreezeFrame",
     "Geometry",
     "GradientActivation",
@@ -386,6 +389,7 @@ __all__ = [
     "knock_out",
     "link_views",
     "list_clips",
+    "load_index",
     "load_model",
     "load_pair",
     "localise",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -110,4 +112,43 @@ def turned(directory: Path, degrees: int, *, mirror: bool) -> Path:
         frame.pts, frame.time_base = 0, TICK
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+    return path
+
+
+def write_edit_list(path: Path, edits: list[tuple[float, float]]) -> Path:
+    """Give an mp4 that ends with its table another edit list: (seconds shown, first frame's place or -1) of each edit.
+
+    Frames are 1/25 s apart, in ticks of 1/90000 s or what the file's media clock says. An edit from -1 shows nothing.
+    """
+    contents = bytearray(path.read_bytes())
+    movie = contents.index(b"moov") - 4
+    (ticks,) = struct.unpack(">I", contents[contents.index(b"mvhd") + 16 :][:4])
+    (media,) = struct.unpack(">I", contents[contents.index(b"mdhd") + 16 :][:4])
+    place = contents.index(b"elst") - 4
+    size, _, _, _, _, origin = struct.unpack(">I4sIIIi", contents[place : place + 24])
+    rows = b"".join(
+        struct.pack(">IiI", round(seconds * ticks), -1 if first < 0 else origin + round(first * media / 25), 1 << 16)
+        for seconds, first in edits
+    )
+    new = struct.pack(">I4sII", 16 + len(rows), b"elst", 0, len(edits)) + rows
+    contents[place : place + size] = new
+    for box in (b"moov", b"trak", b"edts"):
+        at = movie if box == b"moov" else contents.index(box, movie) - 4
+        (old,) = struct.unpack(">I", contents[at : at + 4])
+        contents[at : at + 4] = struct.pack(">I", old + len(new) - size)
+    path.write_bytes(contents)
+    return path
+
+
+def remux(good: Path, path: Path, change: Callable[[list[Any]], list[Any]]) -> Path:
+    """Write the packets of a video anew after a change of them; packets that the muxer refuses are lost."""
+    with av.open(str(good)) as source, av.open(str(path), "w") as target:
+        stream = source.streams.video[0]
+        copy: Any = target.add_stream_from_template(stream, opaque=True)
+        for packet in change([packet for packet in source.demux(stream) if packet.size]):
+            packet.stream = copy
+            try:
+                target.mux(packet)
+            except (av.error.FFmpegError, ValueError):
+                continue
     return path

@@ -123,7 +123,7 @@ def read_row(path: str | os.PathLike[str], row: ClipRow, spec: DecodeSpec, *, th
             warnings.warn(text, ShortClipWarning, stacklevel=2)
     else:
         wanted = first + uniform_frame_indices(spec.num_frames, last - first + 1)
-    return read_frames(path, wanted, threads=threads)
+    return read_frames(path, wanted, threads=threads, index=index)
 
 
 @contextmanager

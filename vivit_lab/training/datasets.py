@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,26 +15,12 @@ from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.training.augment import Augmentation
 from vivit_lab.training.clips import LabelledClip, read_window, stretch_of
 from vivit_lab.training.mirror import mirror_of
-from vivit_lab.video.index import FrameIndex, load_index
+from vivit_lab.video.index import load_index
 from vivit_lab.video.views import temporal_views
 
 __all__ = ["RunClips", "ViewClips", "usual_fps"]
 
 _AUTO_FLIP = 0.5  # probability of a mirror image where it keeps the class, or gives another
-
-
-@lru_cache(maxsize=4096)
-def _index(path: Path, _changed: int) -> FrameIndex:
-    return load_index(path)
-
-
-def _cached_index(path: Path) -> FrameIndex:
-    """Return the index of a video, read once as long as the file is the same."""
-    try:
-        changed = os.stat(path).st_mtime_ns
-    except OSError:
-        changed = -1  # the reader tells what is wrong
-    return _index(path, changed)
 
 
 class RunClips(Dataset[tuple[Tensor, int]]):
@@ -104,7 +87,7 @@ class RunClips(Dataset[tuple[Tensor, int]]):
 
     def _read(self, clip: LabelledClip, generator: np.random.Generator) -> tuple[Tensor, int]:
         """Return a clip, varied, and the number of the class that it shows then."""
-        index, flip = _cached_index(clip.path), self.augmentation.flip
+        index, flip = load_index(clip.path), self.augmentation.flip
         indices = self.augmentation.frame_indices(*stretch_of(clip, index), self.num_frames, generator)
         image = clip.label
         if isinstance(flip, str):  # "auto"
@@ -156,7 +139,7 @@ class ViewClips(Dataset[tuple[Tensor, int]]):
             VideoError: it cannot be read.
         """
         clip = self.clips[item]
-        index = _cached_index(clip.path)
+        index = load_index(clip.path)
         wanted = temporal_views(*stretch_of(clip, index), self.num_frames, self.stride, self.views)
         frames, places = np.unique(wanted, return_inverse=True)
         pixels = read_window(clip, index, frames)
@@ -180,7 +163,7 @@ class ViewClips(Dataset[tuple[Tensor, int]]):
 def usual_fps(clips: Sequence[LabelledClip], most: int = 64) -> float:
     """Return the median frame rate of clips, frames a second; of many, of some that are evenly spread."""
     chosen = clips[:: -(-len(clips) // most)]
-    return float(np.median([_cached_index(clip.path).fps for clip in chosen]))
+    return float(np.median([load_index(clip.path).fps for clip in chosen]))
 
 
 def _labels(clips: Sequence[LabelledClip], classes: Sequence[str]) -> list[int]:

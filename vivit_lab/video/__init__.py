@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from vivit_lab.video.clip import Clip
     from vivit_lab.video.encode import MovieWriter
     from vivit_lab.video.geometry import Geometry
+    from vivit_lab.video.index import FrameIndex, load_index
     from vivit_lab.video.info import VideoInfo, probe
     from vivit_lab.video.read import read_clip, read_frames, read_video_pyav
     from vivit_lab.video.sample import sample_frame_indices, uniform_frame_indices
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Clip": "clip",
+    "FrameIndex": "index",
     "Geometry": "geometry",
     "MovieWriter": "encode",
     "VideoInfo": "info",
+    "load_index": "index",
     "probe": "info",
     "read_clip": "read",
     "read_frames": "read",
@@ -33,9 +36,11 @@ _HOME = {
 
 __all__ = [
     "Clip",
+    "FrameIndex",
     "Geometry",
     "MovieWriter",
     "VideoInfo",
+    "load_index",
     "probe",
     "read_clip",
     "read_frames",

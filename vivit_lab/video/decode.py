@@ -24,9 +24,9 @@ from av.video.reformatter import VideoReformatter
 from vivit_lab.errors import ColorWarning, DecodeError
 from vivit_lab.memory import require_bytes
 from vivit_lab.video.colour import Colours
-from vivit_lab.video.index import INTRA_ONLY, FrameIndex, index_decoded
+from vivit_lab.video.index import INTRA_ONLY, FrameIndex, decode_packets, index_decoded
 from vivit_lab.video.keyframes import is_clean_start
-from vivit_lab.video.source import DECODER_ERRORS, Source, open_video, orientation, pixel_aspect, source_name, upright
+from vivit_lab.video.source import Source, open_video, orientation, pixel_aspect, source_name, upright
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -248,15 +248,12 @@ class Decoding:
         """Yield frames, past packets that cannot be decoded."""
         codec = stream.codec_context.name
         try:
-            for packet in container.demux(stream):
+            for packet, frames, error in decode_packets(container, stream):
                 if codec in INTRA_ONLY and packet.size and not is_clean_start(codec, packet, None):
                     # the decoder would fill it with what it still holds of other frames, and not say so
                     self._report("a picture lacks its pixels or the tables that they need")
-                try:
-                    frames = packet.decode()
-                except DECODER_ERRORS as error:
+                if error is not None:
                     self._report(getattr(error, "strerror", None) or str(error))
-                    continue
                 for frame in frames:
                     if frame.is_corrupt:
                         self._report("the decoder marked a frame as damaged")

@@ -13,6 +13,7 @@ import os
 import threading
 from bisect import bisect_left
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -22,11 +23,19 @@ import numpy as np
 from av.error import FFmpegError
 
 from vivit_lab.errors import DecodeError
-from vivit_lab.video.keyframes import is_clean_start
+from vivit_lab.video.keyframes import is_clean_start, lasting_settings
 from vivit_lab.video.source import DECODER_ERRORS, Source, exact, open_video, source_name
 from vivit_lab.video.tables import Packet, table_packets
 
-__all__ = ["NEWS_OBSTACLE", "FrameIndex", "index_decoded", "index_packets", "load_index", "remember_index"]
+__all__ = [
+    "INTRA_ONLY",
+    "FrameIndex",
+    "decode_packets",
+    "index_decoded",
+    "index_packets",
+    "load_index",
+    "remember_index",
+]
 
 # Codecs in which every packet makes one frame, and a key frame needs nothing before it. Others (GIF draws each frame
 # on the last one; VP8 hides packets) are decoded from the start.
@@ -36,8 +45,6 @@ _SEEKABLE = frozenset(
 )
 INTRA_ONLY = frozenset("mjpeg prores dnxhd huffyuv ffvhuff rawvideo png".split())
 _NEWS = ("palette", "new_extradata", "param_change")  # what a packet may bring that holds for later ones too
-#: The obstacle of a stream whose packets bring something that later ones need.
-NEWS_OBSTACLE = "a palette or header that later frames need comes with an earlier one"
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +60,8 @@ class FrameIndex:
         obstacle: why frames cannot be found by their time, or None when they can.
         missing: how many frames the file's own table lists beyond the end of the file: it was cut off.
         header_seconds: duration that the header gives, or None.
+        from_start: packets bring palettes or headers that later ones need, each once: reading begins with the first
+            packet of a file that was just opened.
     """
 
     pts: np.ndarray
@@ -63,6 +72,7 @@ class FrameIndex:
     obstacle: str | None = None
     missing: int = 0
     header_seconds: float | None = None
+    from_start: bool = False
     seconds: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -80,7 +90,7 @@ class FrameIndex:
     @property
     def seekable(self) -> bool:
         """Whether decoding can begin at a key frame in the middle."""
-        return self.obstacle is None and len(self.keyframes) > 1
+        return self.obstacle is None and not self.from_start and len(self.keyframes) > 1
 
     @property
     def end(self) -> float:
@@ -234,7 +244,7 @@ def _store(place: Path, key: _Key | None, index: FrameIndex) -> None:
         "version": _STORED_VERSION, "file": key, "frames": len(index), "keyframes": len(index.keyframes),
         "time_base": str(index.time_base), "last_duration": index.last_duration,
         "rate": None if index.rate is None else str(index.rate), "obstacle": index.obstacle,
-        "missing": index.missing, "header_seconds": index.header_seconds,
+        "missing": index.missing, "header_seconds": index.header_seconds, "from_start": index.from_start,
     }  # fmt: skip
     times = np.concatenate([index.pts, index.keyframes]).astype("<i8").tobytes()
     contents = json.dumps(facts).encode() + b"\n" + times
@@ -262,7 +272,7 @@ def _load_stored(place: Path, key: _Key | None) -> FrameIndex | None:
         rate = None if facts["rate"] is None else Fraction(facts["rate"])
         return FrameIndex(
             times[:count], times[count:], Fraction(facts["time_base"]), facts["last_duration"], rate,
-            facts["obstacle"], facts["missing"], facts["header_seconds"],
+            facts["obstacle"], facts["missing"], facts["header_seconds"], facts["from_start"],
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
@@ -295,17 +305,26 @@ def index_packets(container: Any, stream: Any, packets: list[Packet] | None = No
         stream.average_rate,
         missing=_missing(container, stream),
         header_seconds=_header_seconds(container, stream),
+        from_start=_palette_once(stream) or any(packet.news for packet in packets[1:]),
     )
+
+
+def _palette_once(stream: Any) -> bool:
+    """Whether the palette of a stream may come with its first packet only."""
+    context = stream.codec_context
+    return context.name == "rawvideo" and context.pix_fmt == "pal8"
 
 
 def _read_packets(container: Any, stream: Any) -> list[Packet]:
     codec, extradata = stream.codec_context.name, stream.codec_context.extradata
-    packets = []
+    packets, first = [], None
     try:
         for packet in container.demux(stream):
             if packet.size:
+                settings = lasting_settings(codec, packet)
+                first = settings if first is None else first
                 key = packet.is_keyframe and is_clean_start(codec, packet, extradata)
-                news = any(packet.has_sidedata(kind) for kind in _NEWS)
+                news = settings != first or any(packet.has_sidedata(kind) for kind in _NEWS)
                 packets.append(Packet(packet.pts, packet.duration or 0, key, packet.is_discard, news))
     except FFmpegError:
         pass  # what was read before the damage can still be decoded; reading on says where it ends
@@ -319,8 +338,6 @@ def _obstacle(container: Any, stream: Any, packets: list[Packet]) -> str | None:
         return f"{codec} frames cannot be found by their time"
     if kind == "avi" and codec not in INTRA_ONLY:
         return "AVI keeps no presentation times"
-    if (codec == "rawvideo" and stream.codec_context.pix_fmt == "pal8") or any(packet.news for packet in packets[1:]):
-        return NEWS_OBSTACLE
     times = [packet.pts for packet in packets if packet.pts is not None]
     if len(set(times)) < len(packets):
         return "presentation times are missing or repeat"
@@ -364,11 +381,11 @@ def index_decoded(container: Any, stream: Any, obstacle: str) -> FrameIndex:
         obstacle: why its packets did not do.
     """
     times: list[int | None] = []
-    for packet in _packets(container, stream):
-        try:
-            times += [frame.pts for frame in packet.decode()]
-        except DECODER_ERRORS:
-            continue  # damage is reported when the frames are read
+    try:
+        for _, frames, _ in decode_packets(container, stream):  # damage is reported when the frames are read
+            times += [frame.pts for frame in frames]
+    except FFmpegError:
+        pass  # the same
     base, pts = stream.time_base, _increasing(times, reorder=container.format.name == "avi")
     if pts is None:
         base, pts = 1 / (stream.average_rate or Fraction(25)), np.arange(len(times), dtype=np.int64)
@@ -427,11 +444,30 @@ def _longest_rise(times: np.ndarray) -> np.ndarray:
     return np.array(kept[::-1])
 
 
-def _packets(container: Any, stream: Any) -> Any:
-    try:
-        yield from container.demux(stream)
-    except FFmpegError:
-        return
+def decode_packets(container: Any, stream: Any) -> Iterator[tuple[Any, list[Any], Exception | None]]:
+    """Decode a stream from the place where the container is, past packets that cannot be decoded.
+
+    Args:
+        container: an open PyAV container.
+        stream: its video stream.
+
+    Yields:
+        Each packet, the frames that came out, and the decoder's error, if it gave one.
+
+    Raises:
+        FFmpegError: the file cannot be read on.
+    """
+    stale, failed = stream.codec_context.name == "libdav1d", False
+    for packet in container.demux(stream):
+        if failed and stale and packet.is_keyframe:
+            # this decoder keeps what it could not decode and stumbles over it again, past the next key frame too
+            stream.codec_context.flush_buffers()
+            failed = False
+        try:
+            yield packet, packet.decode(), None
+        except DECODER_ERRORS as error:
+            failed = True
+            yield packet, [], error
 
 
 def _last_duration(pts: np.ndarray, known: int, stream: Any) -> int:

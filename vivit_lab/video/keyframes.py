@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["HEAD_BYTES", "is_clean_start"]
+__all__ = ["HEAD_BYTES", "is_clean_start", "lasting_settings"]
 
 #: How much of a packet tells whether it is a clean start.
 HEAD_BYTES = 8192
@@ -60,24 +60,69 @@ def _hevc(packet: bytes, extradata: bytes) -> bool:
 
 
 def _mjpeg(packet: bytes, _: bytes) -> bool:
-    """Whether the headers of a JPEG picture lead without a gap to its pixels, and name all tables that those need.
+    """Whether the headers of a JPEG picture lead without a gap to its pixels, and hold the tables that those need.
 
     Huffman tables may be left out: the standard's own ones are meant then, as in most AVI files.
     """
+    kinds = [kind for kind, _ in _segments(packet)]
+    if not kinds or kinds[-1] != _SCAN:
+        return bool(kinds) and kinds[-1] == _BEYOND  # headers longer than what was looked at are believed
+    return _QUANTISATION in kinds and any(kind in _SIZES for kind in kinds)
+
+
+def lasting_settings(codec: str, packet: Any) -> bytes:
+    """Return what a packet sets in the decoder beyond its own picture; b"" where that is nothing, or not known.
+
+    The decoder of JPEG pictures keeps restart interval, size and the notes of applications for the pictures after it:
+    where they differ from packet to packet, decoding from the middle need not be decoding in order.
+
+    Args:
+        codec: FFmpeg's name of the codec.
+        packet: the packet, as bytes or as PyAV's buffer.
+    """
+    if codec != "mjpeg":
+        return b""
+    tables = (_QUANTISATION, _HUFFMAN)  # each picture's own, of which the places count
+    return b"".join(
+        bytes([kind]) + (bytes(_table_places(kind, contents)) if kind in tables else contents)
+        for kind, contents in _segments(bytes(memoryview(packet)[:HEAD_BYTES]))
+    )
+
+
+_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_HUFFMAN, _SCAN, _QUANTISATION, _BEYOND = 0xC4, 0xDA, 0xDB, 0x00
+
+
+def _segments(packet: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield kind and contents of a JPEG picture's headers, the last one 0xDA, or 0 where the bytes do not reach so far.
+
+    Headers that do not follow upon each other yield no more.
+    """
     if packet[:2] != b"\xff\xd8":
-        return False
-    place, quantised, sized = 2, False, False
+        return
+    place = 2
     while place + 4 <= len(packet) and packet[place] == 0xFF:
-        kind = packet[place + 1]
-        if kind == 0xFF:  # padding
+        if packet[place + 1] == 0xFF:  # padding
             place += 1
             continue
-        quantised |= kind == 0xDB
-        sized |= 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC)
-        if kind == 0xDA:
-            return quantised and sized
-        place += 2 + int.from_bytes(packet[place + 2 : place + 4], "big")
-    return place + 4 > len(packet) >= HEAD_BYTES  # headers longer than what was looked at are believed
+        length = int.from_bytes(packet[place + 2 : place + 4], "big")
+        yield packet[place + 1], packet[place + 4 : place + 2 + length]
+        if packet[place + 1] == _SCAN:
+            return
+        place += 2 + length
+    if place + 4 > len(packet) >= HEAD_BYTES:
+        yield _BEYOND, b""
+
+
+def _table_places(kind: int, contents: bytes) -> list[int]:
+    places, at = [], 0
+    while at < len(contents):
+        places.append(contents[at])
+        if kind == _QUANTISATION:
+            at += 129 if contents[at] >> 4 else 65
+        else:
+            at += 17 + sum(contents[at + 1 : at + 17])
+    return places
 
 
 def _mpeg4(packet: bytes, _: bytes) -> bool:

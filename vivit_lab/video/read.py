@@ -17,7 +17,7 @@ from vivit_lab.errors import DecodeError, DecodeWarning, InputError, ShortClipWa
 from vivit_lab.video.clip import Clip
 from vivit_lab.video.decode import Decoding, decode_frames, rewind
 from vivit_lab.video.folder import index_of, is_folder, read_pictures
-from vivit_lab.video.index import NEWS_OBSTACLE, FrameIndex, index_decoded, index_packets, load_index, remember_index
+from vivit_lab.video.index import FrameIndex, index_decoded, index_packets, load_index, remember_index
 from vivit_lab.video.source import Source, choose_stream, is_path, source_name
 
 if TYPE_CHECKING:
@@ -257,8 +257,8 @@ def read_video_pyav(container: Any, indices: Sequence[int] | np.ndarray) -> np.n
     except FFmpegError as error:
         return _reopened(name, indices, error)
     index = index_packets(container, stream)
-    if index.obstacle == NEWS_OBSTACLE:  # what comes with the first packets comes once
-        return _reopened(name, indices, InputError(index.obstacle))
+    if index.from_start:  # what its first packets brought was used up when the container was opened or read
+        return _reopened(name, indices, InputError("its palette or header comes once, with the first packet"))
     if index.obstacle is not None:
         rewind(container)
         index = index_decoded(container, stream, index.obstacle)

@@ -19,7 +19,8 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from av.error import FFmpegError
 
-from vivit_lab.video.keyframes import HEAD_BYTES, is_clean_start
+from vivit_lab.errors import DecodeError
+from vivit_lab.video.keyframes import HEAD_BYTES, is_clean_start, lasting_settings
 
 __all__ = ["Packet", "table_packets"]
 
@@ -59,7 +60,7 @@ def table_packets(container: Any, stream: Any, path: str | os.PathLike[str]) -> 
                 return _mp4(file, container, stream)
             if "matroska" in kinds:
                 return _matroska(file, container, stream)
-    except (OSError, ValueError, IndexError, FFmpegError):
+    except (OSError, ValueError, LookupError, DecodeError, FFmpegError):
         pass  # a table that is damaged does not tell
     return None
 
@@ -98,13 +99,12 @@ def _mp4(file: IO[bytes], container: Any, stream: Any) -> list[Packet] | None:
     ):
         return None
     pts += shifts.pop()
-    lengths = ends - positions
     durations = np.append(np.diff(dts), samples.last_duration)
     if durations.min() < 0:
         return None
     heads = _Heads(file, stream)
     return [
-        Packet(time, duration, bool(flag & _KEY) and heads.clean(at, length), bool(flag & _DISCARD))
+        Packet(time, duration, *heads.look(bool(flag & _KEY), bool(flag & _DISCARD), at, length))
         for time, duration, flag, at, length in zip(
             pts.tolist(),
             durations.tolist(),
@@ -122,11 +122,16 @@ class _Heads:
     def __init__(self, file: IO[bytes], stream: Any) -> None:
         self._file = file
         self._codec, self._extradata = stream.codec_context.name, stream.codec_context.extradata
+        self._settings: bytes | None = None
 
-    def clean(self, place: int, length: int) -> bool:
-        """Return whether the packet at a place of the file is a clean start."""
+    def look(self, key: bool, hidden: bool, place: int, length: int) -> tuple[bool, bool, bool]:
+        """Return whether a packet is a clean start, whether it is hidden, and whether it changes lasting settings."""
+        if not key:
+            return False, hidden, False
         head = os.pread(self._file.fileno(), min(length, HEAD_BYTES), place)
-        return is_clean_start(self._codec, head, self._extradata)
+        settings = lasting_settings(self._codec, head)
+        self._settings = settings if self._settings is None else self._settings
+        return is_clean_start(self._codec, head, self._extradata), hidden, settings != self._settings
 
 
 class _Samples(NamedTuple):
@@ -271,11 +276,11 @@ class _Blocks:
         """Yield blocks in the order of the file.
 
         Raises:
-            ValueError: there is something that is not understood.
+            DecodeError: there is something that is not understood.
         """
         segment = self._element(self._element(0).end)
         if segment.kind != _SEGMENT:
-            raise ValueError("there is no segment")
+            raise DecodeError("there is no segment")
         place, cluster = segment.begin, 0
         end = self.size if segment.end < 0 else segment.end
         inside = -1  # where the cluster ends, -1 where that is not known or there is none
@@ -286,11 +291,11 @@ class _Blocks:
                 place, inside = element.begin, element.end
                 continue
             if element.end < 0:
-                raise ValueError("an element has no length")
+                raise DecodeError("an element has no length")
             if element.kind in _TOP:
                 self._top(element)
             elif element.kind not in _IN_CLUSTER:
-                raise ValueError(f"there is an element {element.kind:#x}")
+                raise DecodeError(f"there is an element {element.kind:#x}")
             elif element.kind == _TIMESTAMP:
                 cluster = int.from_bytes(self._contents(element), "big")
             elif element.kind == _SIMPLE_BLOCK:
@@ -299,7 +304,7 @@ class _Blocks:
                 yield self._group(element, cluster)
             place = element.end
             if 0 <= inside < place:
-                raise ValueError("a block is longer than its cluster")
+                raise DecodeError("a block is longer than its cluster")
 
     def _element(self, place: int) -> _Element:
         head = os.pread(self._number, 32, place)
@@ -308,12 +313,12 @@ class _Blocks:
         unknown = length == (1 << 7 * (after - width)) - 1
         end = -1 if unknown else place + after + length
         if end > self.size:
-            raise ValueError("an element is longer than the file")
+            raise DecodeError("an element is longer than the file")
         return _Element(kind, place + after, end, head[after:])
 
     def _contents(self, element: _Element) -> bytes:
         if element.end - element.begin > 1 << 24:
-            raise ValueError("a header is too long")
+            raise DecodeError("a header is too long")
         return os.pread(self._number, element.end - element.begin, element.begin)
 
     def _top(self, element: _Element) -> None:
@@ -329,7 +334,7 @@ class _Blocks:
         while place < group.end:
             element = self._element(place)
             if element.kind not in _IN_GROUP or element.end < 0:
-                raise ValueError(f"there is an element {element.kind:#x} in a group")
+                raise DecodeError(f"there is an element {element.kind:#x} in a group")
             if element.kind == _BLOCK:
                 block = element
             elif element.kind == _BLOCK_DURATION:
@@ -338,7 +343,7 @@ class _Blocks:
                 key = False
             place = element.end
         if block is None:
-            raise ValueError("a group has no block")
+            raise DecodeError("a group has no block")
         return self._block(block, cluster, key, duration)
 
     def _block(self, element: _Element, cluster: int, key: bool, duration: int) -> _Block:
@@ -354,7 +359,7 @@ def _variable(contents: bytes, place: int, *, marked: bool = False) -> tuple[int
     first = contents[place]
     width = 9 - first.bit_length()
     if width > 8 or place + width > len(contents):
-        raise ValueError("a number is longer than 8 bytes")
+        raise DecodeError("a number is longer than 8 bytes")
     value = int.from_bytes(contents[place : place + width], "big")
     return (value if marked else value & (1 << 7 * width) - 1), place + width
 
@@ -393,6 +398,6 @@ def _matroska(file: IO[bytes], container: Any, stream: Any) -> list[Packet] | No
     usual = int.from_bytes(track.get(0x23E383, b""), "big") // scale
     heads = _Heads(file, stream)
     return [
-        Packet(block.time, block.duration or usual, block.key and heads.clean(block.begin, block.end - block.begin))
+        Packet(block.time, block.duration or usual, *heads.look(block.key, False, block.begin, block.end - block.begin))
         for block in own
     ]

@@ -6,7 +6,7 @@ import numpy as np
 
 from vivit_lab.errors import InputError
 from vivit_lab.video.clip import Clip
-from vivit_lab.video.folder import index_of, is_folder
+from vivit_lab.video.folder import index_of
 from vivit_lab.video.read import Processor, read_frames
 from vivit_lab.video.source import Source
 
@@ -76,7 +76,6 @@ def read_views(
         4
     """
     index = index_of(path, stream, fps)
-    rate = index.fps if is_folder(path) else None  # what was assumed is said once
     windows = temporal_views(0, len(index), num_frames, stride, views)
-    clips = [read_frames(path, window, stream=stream, threads=threads, fps=rate) for window in windows]
+    clips = [read_frames(path, window, stream=stream, threads=threads, index=index) for window in windows]
     return clips if processor is None else [processor.prepare(clip) for clip in clips]
