@@ -299,7 +299,7 @@ def index_packets(container: Any, stream: Any, packets: list[Packet] | None = No
     pts = np.array([one[0] for one in shown], np.int64)
     return FrameIndex(
         pts,
-        np.array(sorted(packet.pts for packet in packets if packet.key), np.int64),
+        np.array(sorted(packet.pts for packet in packets if packet.key and packet.pts is not None), np.int64),
         stream.time_base,
         _last_duration(pts, shown[-1][1] if shown else 0, stream),
         stream.average_rate,
