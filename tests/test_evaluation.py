@@ -95,7 +95,7 @@ def test_any_folder_of_videos_and_any_table_will_do(folder, tmp_path):
 
 
 def test_what_is_no_data_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"there is no .*nowhere: wanted 'planted', a directory of videos"):
+    with pytest.raises(InputError, match=r"there is no .*nowhere: wanted a folder of videos or of class folders"):
         open_data(tmp_path / "nowhere", CONFIG, PROCESSOR)
     with pytest.raises(InputError, match=r"holds no video \(\.avi"):
         open_data(tmp_path, CONFIG, PROCESSOR)

@@ -42,6 +42,8 @@ from vivit_lab.checkpoints.bundled import bundled_clip_path as bundled_clip_path
 from vivit_lab.checkpoints.bundled import bundled_model_path as bundled_model_path
 from vivit_lab.checkpoints.checkpoint import Checkpoint as Checkpoint
 from vivit_lab.checkpoints.labels import kinetics400_labels as kinetics400_labels
+from vivit_lab.clips.listing import ClipList as ClipList
+from vivit_lab.clips.listing import list_clips as list_clips
 from vivit_lab.colormap import Colormap as Colormap
 from vivit_lab.colormap import get_colormap as get_colormap
 from vivit_lab.errors import BackendError as BackendError
@@ -168,10 +170,14 @@ from vivit_lab.planted.files import read_planted as read_planted
 from vivit_lab.planted.files import write_planted as write_planted
 from vivit_lab.planted.report import planted_report as planted_report
 from vivit_lab.processing.processor import VivitImageProcessor as VivitImageProcessor
+from vivit_lab.processing.sampling import Sampling as Sampling
+from vivit_lab.processing.sampling import note_sampling as note_sampling
+from vivit_lab.processing.sampling import sampling_of as sampling_of
 from vivit_lab.render.movie import render_movie as render_movie
 from vivit_lab.render.overlay import heat_on_source as heat_on_source
 from vivit_lab.render.overlay import to_frames as to_frames
 from vivit_lab.render.sheet import contact_sheet as contact_sheet
+from vivit_lab.statistics.proportion import wilson_interval as wilson_interval
 from vivit_lab.training.augment import Augmentation as Augmentation
 from vivit_lab.training.clips import LabelledClip as LabelledClip
 from vivit_lab.training.clips import find_clips as find_clips
@@ -179,6 +185,8 @@ from vivit_lab.training.config import TrainingConfig as TrainingConfig
 from vivit_lab.training.finetune import FinetuneResult as FinetuneResult
 from vivit_lab.training.finetune import finetune as finetune
 from vivit_lab.training.loop import train as train
+from vivit_lab.training.mirror import Mirror as Mirror
+from vivit_lab.training.mirror import mirror_of as mirror_of
 from vivit_lab.training.presets import PRESETS as PRESETS
 from vivit_lab.training.scores import ClassificationReport as ClassificationReport
 from vivit_lab.training.scores import classify_clips as classify_clips
@@ -239,6 +247,7 @@ __all__ = [
     "ClassificationReport",
     "Clip",
     "ClipExplorer",
+    "ClipList",
     "Colormap",
     "CompareExplorer",
     "ConfidenceImportance",
@@ -287,6 +296,7 @@ __all__ = [
     "LogitLensStrip",
     "MaskList",
     "MichelImportance",
+    "Mirror",
     "MissingExtraError",
     "ModelCost",
     "MovieWriter",
@@ -314,6 +324,7 @@ __all__ = [
     "ReverseFrames",
     "Rise",
     "SaCo",
+    "Sampling",
     "SensitivityN",
     "ShortClipWarning",
     "ShuffleFrames",
@@ -377,12 +388,15 @@ __all__ = [
     "kinetics400_labels",
     "knock_out",
     "link_views",
+    "list_clips",
     "load_index",
     "load_model",
     "load_pair",
     "localise",
     "logit_lens",
+    "mirror_of",
     "model_cost",
+    "note_sampling",
     "open_data",
     "patch",
     "planted_clip",
@@ -402,6 +416,7 @@ __all__ = [
     "render_movie",
     "run_bulk",
     "sample_frame_indices",
+    "sampling_of",
     "space_time_separation",
     "steer",
     "steering_vector",
@@ -411,6 +426,7 @@ __all__ = [
     "train",
     "uniform_frame_indices",
     "vivit_from_image_model",
+    "wilson_interval",
     "write_planted",
     "write_report",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from vivit_lab.attribution.smooth_grad import SmoothGrad
 from vivit_lab.attribution.transition import TransitionAttentionMaps
 from vivit_lab.attribution.value_norm import ValueNormRollout
 from vivit_lab.checkpoints.bundled import verify_bundled
+from vivit_lab.clips.listing import list_clips
 from vivit_lab.errors import InputError, MissingExtraError
 from vivit_lab.faithfulness.data import EvaluationBatch, EvaluationData
 from vivit_lab.faithfulness.evaluate import label_of
@@ -35,9 +35,11 @@ from vivit_lab.planted.config import PlantedConfig
 from vivit_lab.planted.dataset import planted_batch
 from vivit_lab.planted.files import PlantedFile, read_planted
 from vivit_lab.processing.processor import VivitImageProcessor
+from vivit_lab.processing.sampling import sampling_of
 from vivit_lab.show.html import page
-from vivit_lab.video.read import read_clip
-from vivit_lab.video.suffixes import VIDEO_SUFFIXES, videos_below
+from vivit_lab.video.clip import Clip
+from vivit_lab.video.index import load_index
+from vivit_lab.video.read import read_clip, read_frames
 
 __all__ = [
     "PlantedClips",
@@ -120,6 +122,8 @@ class Videos:
         stride: takes one frame in so many.
         labels: each file's class as an index or a label, or None where they are not known.
         planted: what ``write_planted`` knows of each file, or None.
+        segments: start and end of each clip in seconds, None for the video's own; None for whole videos.
+        found: what was found where the files come from, in words.
 
     Raises:
         InputError: there are no files, or not one label a file.
@@ -131,6 +135,8 @@ class Videos:
     stride: int = 1
     labels: Sequence[str] | None = None
     planted: Sequence[PlantedFile] | None = field(default=None, repr=False)
+    segments: Sequence[tuple[float | None, float | None]] | None = None
+    found: str = ""
 
     def __post_init__(self) -> None:
         if not self.paths:
@@ -144,14 +150,14 @@ class Videos:
     @cached_property
     def classes(self) -> list[int] | None:
         """Each file's class; None where it is not known, or the model has no classes."""
-        if self.labels is None or not self.config.num_labels:
+        if self.labels is None or not self.config.num_labels or None in self.labels:
             return None
-        return [class_by_name(label, self.config) for label in self.labels]
+        return [class_by_name(str(label), self.config) for label in self.labels]
 
     def batch(self, indices: Sequence[int]) -> EvaluationBatch:
         """See ``EvaluationData.batch``."""
         frames = self.config.num_frames
-        clips = [read_clip(self.paths[index], frames, self.stride, processor=self.processor) for index in indices]
+        clips = [self._read(index, frames) for index in indices]
         pixels = torch.cat([clip.pixel_values for clip in clips if clip.pixel_values is not None])
         labels = None if self.classes is None else torch.tensor([self.classes[index] for index in indices])
         names = [str(self.paths[index]) for index in indices]
@@ -163,10 +169,23 @@ class Videos:
             pixels, names, labels, mask, torch.from_numpy(np.stack([each.token_window(grid) for each in truth]))
         )
 
+    def _read(self, index: int, count: int) -> Clip:
+        """Return the first window of a clip's segment; where it is too short, its last frame repeats."""
+        start, end = (None, None) if self.segments is None else self.segments[index]
+        if start is None and end is None:
+            return read_clip(self.paths[index], count, self.stride, processor=self.processor)
+        times = load_index(self.paths[index])
+        first = 0 if start is None else times.frame_at(start)
+        stop = len(times) if end is None else int(np.searchsorted(times.seconds, end, side="left"))
+        indices = (first + self.stride * np.arange(count)).clip(max=max(stop - 1, first))
+        return self.processor.prepare(read_frames(self.paths[index], indices))
+
     def describe(self) -> dict[str, Any]:
         """See ``EvaluationData.describe``."""
         files = [[str(path), path.stat().st_size] for path in self.paths]
         about = {"stride": self.stride, "labels": self.classes, "processor": self.processor.to_dict()}
+        if self.segments is not None and any(segment != (None, None) for segment in self.segments):
+            about["segments"] = [list(segment) for segment in self.segments]
         return {"kind": "videos", "files": files, **about}
 
 
@@ -176,18 +195,20 @@ def open_data(
     processor: VivitImageProcessor,
     *,
     count: int | None = None,
-    stride: int = 1,
+    stride: int | None = None,
 ) -> EvaluationData:
     """Return the clips that a name stands for.
 
     Args:
         name: ``"planted"`` (level 3 of the test split), ``"planted:2"`` (another level), ``"planted:level=1,seed=5"``
-            (fields of ``PlantedConfig``); a directory of videos; one that ``write_planted`` wrote, or that has a
-            ``manifest.csv`` with the columns ``path`` and ``label``; such a CSV file; or one video.
+            (fields of ``PlantedConfig``); a directory that ``write_planted`` wrote; or whatever ``list_clips`` reads:
+            class folders, tables with labels and segments, lists, patterns, one video. Names of folders are labels
+            where they are classes of the model.
         config: of the model.
         processor: of the model.
         count: how many clips; None for 256 planted ones, or all files.
-        stride: of the frames of videos; planted movies are taken frame by frame.
+        stride: of the frames of videos; None takes the model's own, see ``sampling_of``. Planted movies are taken frame
+            by frame.
 
     Raises:
         InputError: there is nothing of that name, or no video in it.
@@ -198,25 +219,16 @@ def open_data(
         sizes = {"frames": config.num_frames, "size": config.image_size}
         planted = PlantedConfig(**{"split": "test", **sizes, **fields})
         return PlantedClips(planted, count or 256, config.grid, processor)
-    path = Path(text)
+    path, stride = Path(text), sampling_of(processor, config.num_frames, stride).stride
     if (path / "manifest.json").is_file() and (path / "masks.npz").is_file():
         truth = [entry for entry in read_planted(path) if entry.counterfactual is None][:count]
         labels = [entry.label_name for entry in truth]
         return Videos([entry.path for entry in truth], processor, config, 1, labels, truth)
-    table = path if path.suffix.lower() == ".csv" else path / "manifest.csv"
-    if table.is_file():
-        files, labels = _read_table(table)
-        return Videos(files[:count], processor, config, stride, labels[:count] if labels else None)
-    if path.is_dir():
-        found = videos_below(path)
-        if not found:
-            raise InputError(f"{path} holds no video ({', '.join(sorted(VIDEO_SUFFIXES))})")
-        return Videos(found[:count], processor, config, stride)
-    if path.is_file():
-        return Videos([path], processor, config, stride)
-    raise InputError(
-        f"there is no {text}: wanted 'planted', a directory of videos, a CSV file with a column path, or a video"
-    )
+    found = list_clips(name).for_classes((config.id2label or {}) if config.num_labels else {})
+    rows = found.table.to_pylist()[:count]
+    labels = [row["label"] for row in rows] if found.labels_from else None
+    segments = [(row["start"], row["end"]) for row in rows]
+    return Videos([Path(row["path"]) for row in rows], processor, config, stride, labels, None, segments, str(found))
 
 
 def _range(processor: VivitImageProcessor) -> tuple[Any, ...]:
@@ -238,15 +250,6 @@ def _planted_fields(text: str) -> dict[str, Any]:
             raise InputError(f"wanted 'planted:LEVEL' or 'planted:field=value,…' with fields of {known}; got {part!r}")
         fields[key] = int(value) if re.fullmatch(r"-?\d+", value) else value
     return fields
-
-
-def _read_table(path: Path) -> tuple[list[Path], list[str] | None]:
-    with path.open(newline="", encoding="utf-8-sig") as file:  # Excel begins its files with a mark
-        rows = list(csv.DictReader(file))
-    if not rows or "path" not in rows[0]:
-        raise InputError(f"{path} wants a header with the column path (and label, where labels are known) and a row")
-    files = [path.parent / row["path"] for row in rows]
-    return files, [row["label"] for row in rows] if "label" in rows[0] else None
 
 
 def all_methods() -> list[Any]:

@@ -27,6 +27,7 @@ from vivit_lab.model.auto import load_model
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.processing.processor import VivitImageProcessor
+from vivit_lab.processing.sampling import sampling_of
 from vivit_lab.render.movie import render_movie
 from vivit_lab.render.sheet import contact_sheet
 from vivit_lab.show.html import facts_table, report_html
@@ -124,7 +125,7 @@ def explain_video(
     *,
     target: TargetLike | str = None,
     out: str | os.PathLike[str] = ".",
-    stride: int = 2,
+    stride: int | None = None,
     start: int | float = 0,
     queries: Sequence[Sequence[int]] | None = None,
     sheet: bool = False,
@@ -143,7 +144,7 @@ def explain_video(
         target: what a class-specific method explains: a class's index or label, or a ``Target``; None for the
             predicted class. Class-agnostic methods take none.
         out: a directory, or a path ending in a movie's suffix; the other files go beside it.
-        stride: take one frame in so many; published ViViTs were trained with 2.
+        stride: take one frame in so many; None takes the model's own, see ``sampling_of``.
         start: first frame (int), or time in seconds (float).
         queries: places (t, y, x) that are explained instead of CLS, averaged, by methods that can.
         sheet: also write a contact sheet, PNG.
@@ -162,6 +163,7 @@ def explain_video(
     _check_target(method, model, target)
     wanted = class_by_name(target, model.config) if isinstance(target, str) else target
     options = _options(method, model, queries, progress=progress)
+    stride = sampling_of(processor, model.config.num_frames, stride).stride
     clip = read_clip(path, model.config.num_frames, stride, start, processor=processor)
     reads_record = isinstance(method, (RawAttention, AttentionRollout))
     record = record_attention(model, clip) if reads_record else None

@@ -87,7 +87,7 @@ def test_a_random_start_follows_the_seed(checkpoint, video, tmp_path, capsys):
     starts = [start(seed) for seed in range(6)]
     assert start(0) == starts[0]
     assert len(set(starts)) > 1
-    assert all(0 <= first <= 12 for first in starts)
+    assert all(0 <= first <= 16 for first in starts)
 
 
 def test_predict_prints_and_tells_the_classes(checkpoint, video, capsys):
@@ -98,10 +98,10 @@ def test_predict_prints_and_tells_the_classes(checkpoint, video, capsys):
     model = VivitForVideoClassification.from_pretrained(checkpoint)
     processor = VivitImageProcessor.from_pretrained(checkpoint)
     with torch.no_grad():
-        logits = model(read_clip(video, 4, 2, processor=processor).pixel_values).logits[0]
+        logits = model(read_clip(video, 4, 1, processor=processor).pixel_values).logits[0]
     want = logits.argsort(descending=True)[:3].tolist()
     assert [row["index"] for row in told["classes"]] == want
-    assert told["frames"]["indices"] == [0, 2, 4, 6]
+    assert told["frames"]["indices"] == [0, 1, 2, 3]
     for row in told["classes"]:
         assert row["label"] in table
         assert row["logit"] == pytest.approx(float(logits[row["index"]]), abs=1e-5)

@@ -70,7 +70,7 @@ def test_json_tells_all(tiny, folders, tmp_path, capsys):
     [
         ("flop=1", "--set wants name=value with a field of training or augmentation"),
         ("flip", "--set wants name=value"),
-        ("flip=often", "--set flip wants such as 0.5, got 'often'"),
+        ("flip=often", "--set flip wants such as auto, got 'often'"),
         ("flip=2", "flip must be a probability, 0 … 1, got 2"),
         ("optimizer=lamb", "optimizer='lamb' is not known; choose one of adamw, sgd"),
     ],

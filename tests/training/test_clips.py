@@ -65,14 +65,14 @@ def test_a_name_goes_before_a_number(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"wants a header with path and label"),
-        ("path,class\n1.mp4,x\n", r"wants a header with path and label"),
-        ("path,label\n,x\n", r"line 2: wanted a path and a label"),
-        ("path,label\n1.mp4,x\n2.mp4,\n", r"line 3: wanted a path and a label"),
+        ("", r"wants a header with the column path"),
+        ("path,class\n1.mp4,x\n", r"has no label for 1 of 1 clips, such as .*1\.mp4: wanted class folders"),
+        ("path,label\n,x\n", r"row 1 of the clips has no path"),
+        ("path,label\n1.mp4,x\n2.mp4,\n", r"has no label for 1 of 2 clips, such as .*2\.mp4"),
         ("path,label,split\n1.mp4,x,odd\n", r"split must be train, validation or test, got 'odd'"),
-        ("path,label,start\n1.mp4,x,soon\n", r"start and end are seconds"),
-        ("path,label,start,end\n1.mp4,x,2,1\n", r"wanted 0 <= start < end in seconds, got start=2\.0, end=1\.0"),
-        ("path,label,start\n1.mp4,x,-1\n", r"wanted 0 <= start < end"),
+        ("path,label,start\n1.mp4,x,soon\n", r"the column start wants seconds"),
+        ("path,label,start,end\n1.mp4,x,2,1\n", r"1 segments that end before they begin"),
+        ("path,label,start\n1.mp4,x,-1\n", r"1 segments that begin before 0 s"),
     ],
 )
 def test_wrong_tables_are_refused(tmp_path, text, message):
@@ -83,10 +83,10 @@ def test_wrong_tables_are_refused(tmp_path, text, message):
 
 
 def test_what_holds_no_clips_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"wanted a folder of class folders, or a CSV file"):
+    with pytest.raises(InputError, match=r"wanted a folder of videos or of class folders"):
         find_clips(tmp_path / "nowhere")
     touch(tmp_path / "1.mp4")
-    with pytest.raises(InputError, match=r"has no class folders with videos"):
+    with pytest.raises(InputError, match=r"has no label for 1 of 1 clips, such as .*1\.mp4: wanted class folders"):
         find_clips(tmp_path)
 
 

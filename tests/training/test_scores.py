@@ -62,7 +62,7 @@ def test_figures_of_a_report():
     assert report.top(2) == 1.0
     assert report.confusion().tolist() == [[1, 1, 0], [0, 0, 0], [0, 1, 0]]
     assert "&lt;b&gt;" in report._repr_html_()
-    assert "accuracy 0.667 on 3 clips, 4 views each" in report._repr_html_()
+    assert "accuracy 0.667 [0.208, 0.939] on 3 clips, 4 views each" in report._repr_html_()
     lost = ClassificationReport(("a",), (ClipPrediction("1", "a", error="gone"),), 1)
     with pytest.raises(InputError, match=r"none of 1 clips could be read"):
         lost.top()

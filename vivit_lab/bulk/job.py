@@ -38,7 +38,7 @@ class BulkJob:
         target: the class that class-specific methods explain, by index or label; None is each clip's prediction.
         sampling: ``"window"`` takes frames start, start + stride, … of a segment; ``"uniform"`` spreads the model's
             frames evenly over it. A segment that is too short repeats its last frame.
-        stride: of ``"window"``, in frames.
+        stride: of ``"window"``, in frames; None takes the model's own, see ``sampling_of``, which the run writes down.
         dtype: of the parameters.
         autocast: dtype of ``torch.autocast``, or None.
         attn_implementation: how attention is computed.
@@ -62,7 +62,7 @@ class BulkJob:
     methods: tuple[str, ...] = ("rollout",)
     target: str | None = None
     sampling: str = "window"
-    stride: int = 2
+    stride: int | None = None
     dtype: str = "float32"
     autocast: str | None = None
     attn_implementation: str = "sdpa"
@@ -75,12 +75,13 @@ class BulkJob:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", str(self.model))
-        given = [self.methods] if isinstance(self.methods, str) else list(self.methods)
-        object.__setattr__(self, "methods", tuple(map(_as_text, given)))
+        methods = [self.methods] if isinstance(self.methods, str) else list(self.methods)
+        object.__setattr__(self, "methods", tuple(map(_as_text, methods)))
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise InputError(f"{name}={getattr(self, name)!r} is not known; choose one of {_words(choices)}")
-        for name in ("stride", "top_k", "shard_size", *(["batch_size"] if self.batch_size is not None else [])):
+        given = [name for name in ("stride", "batch_size") if getattr(self, name) is not None]
+        for name in (*given, "top_k", "shard_size"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name} must be a positive whole number, got {value!r}")

@@ -125,6 +125,8 @@ class BulkResults:
         words = {
             "model": str(info["model_id"]),
             "methods": ", ".join(self.run.job.methods),
+            "frames": f"{self.run.grid.num_frames}, "
+            + ("evenly spread" if self.run.job.sampling == "uniform" else f"stride {self.run.job.stride}"),
             "clips": f"{status.clips_done} of {status.clips}",
             "parts": f"{status.parts_done} of {status.parts}",
             "errors": f"{status.errors}" + (f" ({status.retried} tried again)" if status.retried else ""),

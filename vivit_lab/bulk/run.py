@@ -21,9 +21,9 @@ from vivit_lab._version import __version__
 from vivit_lab.attribution.registry import class_by_name
 from vivit_lab.bulk.decode import DecodeSpec
 from vivit_lab.bulk.job import BulkJob, fingerprint_of
+from vivit_lab.bulk.manifest import MANIFEST_SCHEMA, manifest_of
 from vivit_lab.bulk.rows import ClipRow
 from vivit_lab.bulk.schema import PartLayout
-from vivit_lab.bulk.sources import MANIFEST_SCHEMA, list_clips
 from vivit_lab.bulk.stages import ClipStage, find_batch_size, layout_of, load_model_of
 from vivit_lab.bulk.store import Store
 from vivit_lab.checkpoints.checkpoint import weights_digest
@@ -32,6 +32,7 @@ from vivit_lab.errors import ConfigError, DamagedFileError, DamagedFileWarning, 
 from vivit_lab.grid import TokenGrid
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.processing.processor import VivitImageProcessor
+from vivit_lab.processing.sampling import sampling_of
 
 __all__ = ["BulkRun", "open_run", "part_name", "prepare_run"]
 
@@ -92,6 +93,7 @@ class BulkRun:
     @property
     def decode(self) -> DecodeSpec:
         """How clips are read."""
+        assert self.job.stride is not None, "it is written down when the run is made"
         return DecodeSpec(self.grid.num_frames, self.job.sampling, self.job.stride, self.processor)
 
     @property
@@ -195,8 +197,10 @@ def prepare_run(
         raise InputError(f"{store.root} holds no run yet; name the videos and the job to begin one")
     found = open_run(out) if exists else None
     wanted = job or (found.job if found else BulkJob())
-    table = None if videos is None else list_clips(list(videos) if isinstance(videos, (list, tuple)) else videos)  # pyright: ignore[reportArgumentType]
     model, processor = load_model_of(wanted, "cpu")
+    classes = getattr(model.config, "id2label", None) or {}
+    table = None if videos is None else manifest_of(videos, classes)
+    wanted = replace(wanted, stride=sampling_of(processor, model.config.num_frames, wanted.stride).stride)
     fingerprint = _fingerprint(wanted, model, processor)
     if found is None:
         assert table is not None, "it was asked for above"

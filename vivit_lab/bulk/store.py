@@ -31,10 +31,11 @@ import pyarrow.compute
 import pyarrow.parquet
 from fsspec.spec import AbstractFileSystem
 
+from vivit_lab.clips.listing import file_system_of
 from vivit_lab.errors import DamagedFileError, InputError, StorageError
 from vivit_lab.files import parse_json
 
-__all__ = ["Store", "file_system_of", "pc", "pq", "seconds_of"]
+__all__ = ["Store", "pc", "pq", "seconds_of"]
 
 # they make their functions when they are imported, which type checkers do not see
 pc: Any = pyarrow.compute
@@ -366,19 +367,6 @@ def _same_columns(found: pa.Schema, wanted: pa.Schema) -> bool:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def file_system_of(name: str) -> tuple[Any, str]:
-    """Return the file system of a path or URL, as fsspec has it, and the place in it.
-
-    Raises:
-        InputError: fsspec does not know the protocol, or lacks the package for it.
-    """
-    try:
-        fs, place = fsspec.core.url_to_fs(name)
-    except (ValueError, ImportError) as error:
-        raise InputError(f"{name} is a URL that fsspec cannot open here: {error}") from error
-    return fs, str(place)
 
 
 def _create(fs: Any, target: str, drafts: str, content: bytes) -> bool:

@@ -28,6 +28,7 @@ from vivit_lab.cli.options import (
     Start,
     Stride,
     errors,
+    frame_step,
     load,
     one_line,
     print_error,
@@ -146,7 +147,7 @@ def render(
         float, typer.Option(help="Where the colour scale of a clip ends; 100 is the maximum.")
     ] = 99.0,
     zoom: Annotated[int, typer.Option(min=1, help="Enlarge small videos by a whole number.")] = 1,
-    stride: Stride = 2,
+    stride: Stride = None,
     start: Start = "0",
     sheet: Annotated[bool, typer.Option("--sheet", help="Also write a contact sheet, PNG.")] = False,
     save_map: Annotated[bool, typer.Option("--map", help="Also write the map, safetensors.")] = False,
@@ -168,12 +169,13 @@ def render(
         raise InputError(f"{why}, so that {len(files)} videos would overwrite each other's movies; render them apart")
     loaded, processor = load(model, device, dtype, quiet=as_json)
     drawing = {"layout": layout, "colormap": colormap, "alpha": alpha, "normalize": normalize, "zoom": zoom}
+    step = frame_step(loaded, processor, stride, quiet=as_json)
     results, failed = [], 0
     for file in files:
         try:
-            first = _start(start, file, loaded.config.num_frames, stride)
+            first = _start(start, file, loaded.config.num_frames, step)
             result = explain_video(
-                file, loaded, processor, chosen, target=target, out=out, stride=stride, start=first, queries=queries,
+                file, loaded, processor, chosen, target=target, out=out, stride=step, start=first, queries=queries,
                 sheet=sheet, save_map=save_map, percentile=percentile, progress=not as_json, movie=drawing,
             )  # fmt: skip
         except Exception as error:
@@ -197,7 +199,7 @@ def predict(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A video.")],
     model: Model,
     top: Annotated[int, typer.Option(min=1, help="How many classes.")] = 5,
-    stride: Stride = 2,
+    stride: Stride = None,
     start: Start = "0",
     device: Device = "auto",
     dtype: Dtype = "float32",
@@ -218,9 +220,9 @@ def predict(
             f"{model} has no classifier, so it predicts nothing; name a classifier with --model, "
             "e.g. google/vivit-b-16x2-kinetics400"
         )
-    count = loaded.config.num_frames
+    count, step = loaded.config.num_frames, frame_step(loaded, processor, stride, quiet=as_json)
     with status("reading and classifying", quiet=as_json):
-        clip = read_clip(file, count, stride, _start(start, file, count, stride), processor=processor)
+        clip = read_clip(file, count, step, _start(start, file, count, step), processor=processor)
         assert clip.pixel_values is not None, "a processor prepared the clip"
         with torch.inference_mode():
             logits = loaded(clip.pixel_values.to(loaded.device)).logits[0]

@@ -34,7 +34,9 @@ Run = Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run.")]
 Model = Annotated[str | None, typer.Option("--model", "-m", help="Directory, Hub id, 'bundled' or 'planted'.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
 Sampling = Annotated[str | None, typer.Option(help="window (with --stride), or uniform over the segment.")]
-Stride = Annotated[int | None, typer.Option(min=1, help="Take one frame in so many.")]
+Stride = Annotated[
+    int | None, typer.Option(min=1, help="Take one frame in so many; by default as the model was trained.")
+]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or auto.")]
 Autocast = Annotated[str | None, typer.Option(help="bfloat16 or float16: torch.autocast.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Clips in a forward pass; found here by default.")]

@@ -7,7 +7,21 @@ from typing import Annotated, Any
 
 import typer
 
-from vivit_lab.cli.options import Debug, Device, Dtype, Json, Model, Seed, Stride, errors, load, print_json, seed_all
+from vivit_lab.cli.options import (
+    Debug,
+    Device,
+    Dtype,
+    Json,
+    Model,
+    Seed,
+    Stride,
+    errors,
+    frame_step,
+    load,
+    print_json,
+    say_found,
+    seed_all,
+)
 
 __all__ = ["evaluate"]
 
@@ -34,7 +48,7 @@ def evaluate(
     sanity: Annotated[int, typer.Option(min=0, help="Clips for the sanity checks of each method; 0 for none.")] = 8,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips of a part, and versions in a forward pass.")] = 8,
     workers: Annotated[int, typer.Option(min=1, help="Processes, for a small model on the CPU.")] = 1,
-    stride: Stride = 1,
+    stride: Stride = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
     seed: Seed = 0,
@@ -53,7 +67,9 @@ def evaluate(
         chosen, reasons = suitable_methods(chosen, loaded)
         for reason in reasons:
             errors.print(f"left out: {reason}", highlight=False)
+    stride = frame_step(loaded, processor, stride, quiet=as_json or data.startswith("planted"))
     found = open_data(data, loaded.config, processor, count=clips, stride=stride)
+    say_found(found, quiet=as_json)
     plan = EvaluationPlan(sanity_clips=sanity, batch_size=batch_size, only_correct=not every_clip)
     plan = plan.for_model(loaded)
     progress = False if as_json else None

@@ -7,7 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
-from vivit_lab.cli.options import Debug, Device, Dtype, Json, Model, Seed, Stride, load, print_json, seed_all
+from vivit_lab.cli.options import (
+    Debug,
+    Device,
+    Dtype,
+    Json,
+    Model,
+    Seed,
+    Stride,
+    frame_step,
+    load,
+    print_json,
+    say_found,
+    seed_all,
+)
 
 __all__ = ["heads"]
 
@@ -28,11 +41,14 @@ Method = Annotated[
 Batch = Annotated[int, typer.Option(min=1, help="Clips in a forward pass.")]
 
 
-def _open(model: str, data: str, clips: int | None, stride: int, device: str, dtype: str, quiet: bool) -> Any:
+def _open(model: str, data: str, clips: int | None, stride: int | None, device: str, dtype: str, quiet: bool) -> Any:
     from vivit_lab.evaluation import open_data
 
     loaded, processor = load(model, device, dtype, quiet=quiet)
-    return loaded, processor, open_data(data, loaded.config, processor, count=clips, stride=stride)
+    stride = frame_step(loaded, processor, stride, quiet=quiet or data.startswith("planted"))
+    found = open_data(data, loaded.config, processor, count=clips, stride=stride)
+    say_found(found, quiet=quiet)
+    return loaded, processor, found
 
 
 def _method(name: str, batch_size: int) -> Any:
@@ -70,7 +86,7 @@ def importance(
     out: Annotated[Path, typer.Option(help="Where the scores go, .safetensors.")] = Path("head-importance.safetensors"),
     clips: Clips = None,
     batch_size: Batch = 8,
-    stride: Stride = 1,
+    stride: Stride = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
     seed: Seed = 0,
@@ -122,7 +138,7 @@ def prune(
     fold_mean: Annotated[bool, typer.Option("--fold-mean", help="Leave each head's mean in the output bias.")] = False,
     clips: Clips = None,
     batch_size: Batch = 8,
-    stride: Stride = 1,
+    stride: Stride = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
     seed: Seed = 0,
@@ -195,7 +211,7 @@ def curve(
     fold_mean: Annotated[bool, typer.Option("--fold-mean", help="Leave each head's mean in the output bias.")] = False,
     clips: Clips = None,
     batch_size: Batch = 8,
-    stride: Stride = 1,
+    stride: Stride = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
     seed: Seed = 0,
@@ -252,7 +268,7 @@ def stats(
     ),
     clips: Clips = None,
     queries: Annotated[int, typer.Option(min=0, help="Sampled queries a clip; 0 takes all.")] = 256,
-    stride: Stride = 1,
+    stride: Stride = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
     seed: Seed = 0,

@@ -23,10 +23,12 @@ __all__ = [
     "Start",
     "Stride",
     "errors",
+    "frame_step",
     "load",
     "one_line",
     "print_error",
     "print_json",
+    "say_found",
     "seed_all",
     "status",
 ]
@@ -39,7 +41,9 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random: --start rand
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; no progress, no tables.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the whole trace of an error.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="Directory, Hub id, or 'bundled'.")]
-Stride = Annotated[int, typer.Option(min=1, help="Take one frame in so many.")]
+Stride = Annotated[
+    int | None, typer.Option(min=1, help="Take one frame in so many; by default as the model was trained.")
+]
 Start = Annotated[str, typer.Option(help="First frame (12), time (1.5s), or 'random'.")]
 
 
@@ -49,6 +53,22 @@ def load(name: str, device: str, dtype: str, *, quiet: bool) -> Any:
 
     with status(f"loading {name}", quiet=quiet):
         return load_pair(name, device=device, dtype=dtype)
+
+
+def frame_step(model: Any, processor: Any, stride: int | None, *, quiet: bool) -> int:
+    """Return the stride of a model's clips, and say in one line where it comes from if it is assumed."""
+    from vivit_lab.processing.sampling import sampling_of
+
+    sampling = sampling_of(processor, model.config.num_frames, stride)
+    if sampling.source == "assumed" and not quiet:
+        errors.print(f"{sampling}; --stride takes another", style="dim", markup=False, soft_wrap=True)
+    return sampling.stride
+
+
+def say_found(data: Any, *, quiet: bool) -> None:
+    """Say in one line which clips a name stands for, and where their labels come from."""
+    if not quiet and getattr(data, "found", ""):
+        errors.print(data.found, style="dim", markup=False, soft_wrap=True)
 
 
 @contextmanager

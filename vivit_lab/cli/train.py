@@ -86,6 +86,7 @@ def train(
                 "best": str(result.best),
                 "steps": result.training.steps,
                 "accuracy": None if result.report is None else result.report.accuracy,
+                "accuracy_interval": None if result.report is None else list(result.report.accuracy_interval),
                 "changes": list(result.changes),
                 "skipped": [{"path": str(clip.path), "error": why} for clip, why in result.skipped],
             }
@@ -111,7 +112,9 @@ def _settings(texts: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
             names = ", ".join(sorted({*known[0], *known[1]}))
             raise InputError(f"--set wants name=value with a field of training or augmentation ({names}), got {text!r}")
         fields[place][name] = _value(value)
-        if isinstance(fields[place][name], str) and not isinstance(known[place][name].default, str):
+        if isinstance(fields[place][name], str) and (
+            not isinstance(known[place][name].default, str) or (name == "flip" and value != "auto")
+        ):
             raise InputError(f"--set {name} wants such as {known[place][name].default}, got {value!r}")
     return fields
 

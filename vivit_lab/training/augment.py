@@ -39,7 +39,10 @@ class Augmentation:
         resized_crop: instead of scale and crop: cut a box of this share of the frame's area (lowest, highest; 0 … 1)
             and resize it to the model's input. None is off. Not in the paper.
         aspect: lowest and highest ratio of width to height of that box.
-        flip: probability of a mirror image, left and right exchanged. 0 where sides matter (directions, text).
+        flip: probability of a mirror image, left and right exchanged. ``"auto"`` is one half, but for classes that a
+            mirror image changes (left and right, senses of rotation, see ``mirror_of``): those whose mirror image is
+            another class get its label, others are not mirrored. A number mirrors clips of all classes alike and keeps
+            their labels. What no name tells (text that is read, a left-hand drive) needs a 0.
         colour: probability of a change of colours.
         brightness: largest shift, as a share of the range of levels.
         saturation: colours are multiplied by 1 ± this much, at most.
@@ -62,7 +65,7 @@ class Augmentation:
     random_crop: bool = True
     resized_crop: tuple[float, float] | None = None
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
+    flip: float | str = "auto"
     colour: float = 0.8
     brightness: float = 32 / 255
     saturation: float = 0.4
@@ -77,7 +80,11 @@ class Augmentation:
             self._check_span("resized_crop", 1e-6, 1)
         if any(isinstance(value, bool) or not isinstance(value, (int, np.integer)) for value in self.stride):
             raise ConfigError(f"stride must be two whole numbers of frames, got {self.stride!r}")
+        if isinstance(self.flip, str) and self.flip != "auto":
+            raise ConfigError(f"flip must be 'auto' or a probability, 0 … 1, got {self.flip!r}")
         for name in _PROBABILITIES:
+            if name == "flip" and self.flip == "auto":
+                continue
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must be a probability, 0 … 1, got {getattr(self, name)!r}")
         for name in _AMOUNTS:
@@ -143,10 +150,29 @@ class Augmentation:
             processor: gives sizes, resampling, and range of the pixel values.
 
         Returns:
-            (frame, 3, height, width) float32 of the model's size, normalised as the processor does.
+            (frame, 3, height, width) float32 of the model's size, normalised as the processor does. With
+            ``flip="auto"`` it is not mirrored, since the clip's class is not known here: see ``vary``.
+        """
+        return self.vary(frames, generator, processor, 0.0 if isinstance(self.flip, str) else self.flip)[0]
+
+    def vary(
+        self,
+        frames: UInt8[np.ndarray, "frame height width 3"],
+        generator: np.random.Generator,
+        processor: VivitImageProcessor,
+        flip: float,
+    ) -> tuple[Float[Tensor, "frame 3 new_height new_width"], bool]:
+        """Return a varied clip as from a call, and whether it is a mirror image.
+
+        Args:
+            frames: (frame, height, width, 3) uint8 RGB.
+            generator: of all that is drawn.
+            processor: gives sizes, resampling, and range of the pixel values.
+            flip: probability of a mirror image, in place of the field.
         """
         levels = self._place(frames, generator, processor)
-        if generator.random() < self.flip:
+        mirrored = bool(generator.random() < flip)
+        if mirrored:
             levels = levels.flip(-1)
         pixels = levels.to(torch.float32)
         if generator.random() < self.colour:
@@ -158,7 +184,7 @@ class Augmentation:
         if generator.random() < self.grey:
             pixels = _luma(pixels).expand_as(pixels)
         gain, bias = (torch.tensor(values).reshape(3, 1, 1) for values in processor.gain_and_bias(3))
-        return (pixels * gain + bias).contiguous()
+        return (pixels * gain + bias).contiguous(), mirrored
 
     def _place(self, frames: np.ndarray, generator: np.random.Generator, processor: VivitImageProcessor) -> Tensor:
         """Return the levels (frame, 3, height, width) uint8 of the part of the frames that is shown."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,18 +12,22 @@ from zlib import crc32
 
 import numpy as np
 
+from vivit_lab.clips.listing import ClipList, list_clips
 from vivit_lab.errors import InputError, VideoError
 from vivit_lab.progress import progress_bar
 from vivit_lab.video.decode import decode_frames
 from vivit_lab.video.index import FrameIndex, load_index
-from vivit_lab.video.suffixes import VIDEO_SUFFIXES, videos_below
 
-__all__ = ["LabelledClip", "class_names", "find_clips", "read_window", "readable_clips", "split_clips", "stretch_of"]
-
-_SPLITS = {"train": "train", "training": "train", "val": "validation", "valid": "validation"} | {
-    "validation": "validation",
-    "test": "test",
-}
+__all__ = [
+    "LabelledClip",
+    "class_names",
+    "find_clips",
+    "path_from",
+    "read_window",
+    "readable_clips",
+    "split_clips",
+    "stretch_of",
+]
 
 
 @dataclass(frozen=True)
@@ -46,73 +49,32 @@ class LabelledClip:
     end: float | None = None
 
 
-def find_clips(source: str | os.PathLike[str]) -> list[LabelledClip]:
-    """Return the labelled clips of a folder or a table, in an order that does not depend on the file system.
+def find_clips(source: str | os.PathLike[str] | ClipList) -> list[LabelledClip]:
+    """Return the labelled clips of a data set, in an order that does not depend on the file system.
 
     Args:
-        source: a folder of class folders (``FOLDER/CLASS/*.mp4``), which may lie in folders of splits
-            (``FOLDER/train/CLASS/*.mp4``, ``FOLDER/val/…``); a folder with a ``manifest.csv``; or such a table: columns
-            ``path`` (relative to the table) and ``label`` or ``label_name``, and, where wanted, ``split`` (train,
-            validation, test) and ``start`` and ``end`` in seconds.
+        source: what ``list_clips`` reads, with a label for each clip; or its result.
 
     Raises:
-        InputError: there is nothing of the kind, or a row is incomplete or wrong.
+        InputError: there is nothing of the kind, or clips have no label.
     """
-    path = Path(source)
-    table = path if path.suffix.lower() == ".csv" else path / "manifest.csv"
-    if table.is_file():
-        return _read_table(table)
-    if not path.is_dir():
-        raise InputError(f"there is no {path}: wanted a folder of class folders, or a CSV file with path and label")
-    folders = sorted(item for item in path.iterdir() if item.is_dir() and not item.name.startswith("."))
-    if folders and all(folder.name.lower() in _SPLITS for folder in folders):
-        return [clip for folder in folders for clip in _read_folders(folder, _SPLITS[folder.name.lower()])]
-    return _read_folders(path, None)
-
-
-def _read_folders(path: Path, split: str | None) -> list[LabelledClip]:
-    found = [
-        LabelledClip(file, folder.name, split)
-        for folder in sorted(item for item in path.iterdir() if item.is_dir() and not item.name.startswith("."))
-        for file in videos_below(folder)
-    ]
-    if not found:
+    found = source if isinstance(source, ClipList) else list_clips(source)
+    rows = found.table.to_pylist()
+    bare = [row["path"] for row in rows if row["label"] is None]
+    if bare:
         raise InputError(
-            f"{path} has no class folders with videos: wanted {path.name}/CLASS/video.mp4 "
-            f"({', '.join(sorted(VIDEO_SUFFIXES))}), or a table manifest.csv"
+            f"{found.name} has no label for {len(bare)} of {len(rows)} clips, such as {bare[0]}: wanted class folders "
+            "(FOLDER/CLASS/video.mp4), or a table with path and label in each row"
         )
-    return found
+    return [LabelledClip(Path(row["path"]), row["label"], row["split"], row["start"], row["end"]) for row in rows]
 
 
-def _read_table(table: Path) -> list[LabelledClip]:
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
-    names = set(rows[0]) if rows else set()
-    column = "label_name" if "label_name" in names else "label"
-    if not {"path", column} <= names:
-        raise InputError(f"{table} wants a header with path and label (also split, start, end) and at least one row")
-    return [_read_row(f"{table}, line {line}", table.parent, row, column) for line, row in enumerate(rows, start=2)]
-
-
-def _read_row(place: str, folder: Path, row: dict[str, str | None], column: str) -> LabelledClip:
-    values = {name: (value or "").strip() for name, value in row.items() if name is not None and not _is_list(value)}
-    if not values.get("path") or not values.get(column):
-        raise InputError(f"{place}: wanted a path and a {column}, got {row}")
-    split = values.get("split", "").lower()
-    if split and split not in _SPLITS:
-        raise InputError(f"{place}: split must be train, validation or test, got {split!r}")
+def path_from(path: str | os.PathLike[str], folder: Path) -> str:
+    """Return a path as a table in a folder names it: relative to the folder, absolute on another drive."""
     try:
-        start, end = (float(values[name]) if values.get(name) else None for name in ("start", "end"))
-    except ValueError as error:
-        raise InputError(f"{place}: start and end are seconds, got {row}") from error
-    if (start or 0.0) < 0 or (end is not None and not end > (start or 0.0)):
-        raise InputError(f"{place}: wanted 0 <= start < end in seconds, got start={start}, end={end}")
-    return LabelledClip(folder / values["path"], values[column], _SPLITS.get(split), start, end)
-
-
-def _is_list(value: Any) -> bool:
-    """Whether a row had more columns than its header: the rest comes as a list."""
-    return isinstance(value, list)
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # Windows has no relative path from one drive to another
+        return os.path.abspath(path)
 
 
 def class_names(clips: Sequence[LabelledClip]) -> list[str]:

@@ -14,14 +14,17 @@ from vivit_lab.errors import InputError, SkippedClipWarning, VideoError
 from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.training.augment import Augmentation
 from vivit_lab.training.clips import LabelledClip, read_window, stretch_of
+from vivit_lab.training.mirror import mirror_of
 from vivit_lab.video.index import load_index
 from vivit_lab.video.views import temporal_views
 
-__all__ = ["RunClips", "ViewClips"]
+__all__ = ["RunClips", "ViewClips", "usual_fps"]
+
+_AUTO_FLIP = 0.5  # probability of a mirror image where it keeps the class, or gives another
 
 
 class RunClips(Dataset[tuple[Tensor, int]]):
-    """The training clips of a whole run: item i is the i-th clip that the run sees, varied.
+    """The training clips of a whole run: item i is the i-th clip that the run sees, varied, and its class.
 
     Each epoch goes through all clips once. Order and variation of an item are functions of the seed and i alone, so a
     run that was cut off continues as if it had not been, in any number of worker processes. A clip that cannot be read
@@ -53,7 +56,8 @@ class RunClips(Dataset[tuple[Tensor, int]]):
         seed: int = 0,
         shuffle: bool = True,
     ) -> None:
-        self.clips, self.labels = list(clips), _labels(clips, classes)
+        self.clips, self.labels, self.classes = list(clips), _labels(clips, classes), list(classes)
+        self.mirror = mirror_of(self.classes)
         self.length, self.num_frames, self.processor, self.augmentation = length, num_frames, processor, augmentation
         self.seed, self.shuffle = seed, shuffle
 
@@ -76,15 +80,22 @@ class RunClips(Dataset[tuple[Tensor, int]]):
             chosen = self.clip_of(epoch + (item + later) % count)
             generator = np.random.default_rng([self.seed, item, 2])
             try:
-                return self._read(self.clips[chosen], generator), self.labels[chosen]
+                return self._read(self.clips[chosen], generator)
             except VideoError as error:
                 _warn(self.clips[chosen], error, "the next clip takes its place")
         raise InputError(f"none of the {count} clips to train on can be read; the warnings before say why")
 
-    def _read(self, clip: LabelledClip, generator: np.random.Generator) -> Tensor:
-        index = load_index(clip.path)
-        wanted = self.augmentation.frame_indices(*stretch_of(clip, index), self.num_frames, generator)
-        return self.augmentation(read_window(clip, index, wanted), generator, self.processor)
+    def _read(self, clip: LabelledClip, generator: np.random.Generator) -> tuple[Tensor, int]:
+        """Return a clip, varied, and the number of the class that it shows then."""
+        index, flip = load_index(clip.path), self.augmentation.flip
+        indices = self.augmentation.frame_indices(*stretch_of(clip, index), self.num_frames, generator)
+        image = clip.label
+        if isinstance(flip, str):  # "auto"
+            image = self.mirror.of(clip.label)
+            flip = 0.0 if image is None else _AUTO_FLIP
+        frames = read_window(clip, index, indices)
+        pixels, mirrored = self.augmentation.vary(frames, generator, self.processor, flip)
+        return pixels, self.classes.index(image if mirrored and image is not None else clip.label)
 
 
 class ViewClips(Dataset[tuple[Tensor, int]]):
@@ -147,6 +158,12 @@ class ViewClips(Dataset[tuple[Tensor, int]]):
     def _size(self) -> tuple[int, int]:
         crop = self.processor.crop_size if self.processor.do_center_crop else self.processor.size
         return (crop["height"], crop["width"])
+
+
+def usual_fps(clips: Sequence[LabelledClip], most: int = 64) -> float:
+    """Return the median frame rate of clips, frames a second; of many, of some that are evenly spread."""
+    chosen = clips[:: -(-len(clips) // most)]
+    return float(np.median([load_index(clip.path).fps for clip in chosen]))
 
 
 def _labels(clips: Sequence[LabelledClip], classes: Sequence[str]) -> list[int]:

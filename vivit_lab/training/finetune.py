@@ -16,14 +16,16 @@ from vivit_lab.files import read_json, read_or_set_aside, write_sealed
 from vivit_lab.model.auto import load_model
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.processing.processor import VivitImageProcessor
+from vivit_lab.processing.sampling import note_sampling
 from vivit_lab.show.html import list_of
 from vivit_lab.training.adapt import adapt_model, adapt_processor
 from vivit_lab.training.augment import Augmentation
-from vivit_lab.training.clips import LabelledClip, class_names, find_clips, readable_clips, split_clips
+from vivit_lab.training.clips import LabelledClip, class_names, find_clips, path_from, readable_clips, split_clips
 from vivit_lab.training.config import TrainingConfig
-from vivit_lab.training.datasets import RunClips, ViewClips
+from vivit_lab.training.datasets import RunClips, ViewClips, usual_fps
 from vivit_lab.training.files import RunFiles
 from vivit_lab.training.loop import TrainingResult, train
+from vivit_lab.training.mirror import mirror_of
 from vivit_lab.training.presets import preset_by_name
 from vivit_lab.training.scores import ClassificationReport, classify_clips
 
@@ -138,7 +140,9 @@ def finetune(
     sizes = {"num_frames": num_frames, "image_size": image_size}
     network, told = adapt_model(model, class_names(training), seed=changes.get("seed", 0), **sizes)
     names, frames = list((network.config.id2label or {}).values()), network.config.num_frames
+    told += _about_mirrors(varied, names)
     processor = adapt_processor(processor, network.config.image_size)
+    processor = note_sampling(processor, frames, stride, usual_fps(training))
     world = int(os.environ.get("WORLD_SIZE", "1"))  # set by ``accelerate launch``
     config = chosen.config(len(training), epochs=epochs, processes=world, **changes)
     total = config.steps * config.batch_size * config.accumulate * world
@@ -185,6 +189,20 @@ def _usable(
     if bad and (on_error == "raise" or not good):
         raise InputError(f"{len(bad)} of {len(clips)} clips cannot be read, the first {bad[0][0].path}: {bad[0][1]}")
     return good, bad
+
+
+def _about_mirrors(augmentation: Augmentation, classes: Sequence[str]) -> list[str]:
+    """Return what mirror images do to the classes, a sentence each."""
+    mirror = mirror_of(classes)
+    if augmentation.flip == "auto":
+        return mirror.sentences()
+    changed = [*mirror.partner, *mirror.alone]
+    if not augmentation.flip or not changed:
+        return []
+    return [
+        f"flip={augmentation.flip} mirrors clips whose class a mirror changes, and keeps their label: "
+        f"{', '.join(sorted(changed)[:8])}; flip='auto' does not"
+    ]
 
 
 def _is_main() -> bool:
@@ -248,4 +266,6 @@ def _write_down(
     draft.replace(path)
     with (out / "skipped.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([["path", "label", "error"], *([str(clip.path), clip.label, why] for clip, why in bad)])
+        writer.writerows(
+            [["path", "label", "error"], *([path_from(clip.path, out), clip.label, why] for clip, why in bad)]
+        )

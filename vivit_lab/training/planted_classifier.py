@@ -23,6 +23,7 @@ from vivit_lab.model.config import VivitConfig
 from vivit_lab.planted.config import LABELS, LEVELS, PlantedConfig
 from vivit_lab.planted.dataset import PlantedDataset
 from vivit_lab.processing.processor import VivitImageProcessor
+from vivit_lab.processing.sampling import note_sampling
 from vivit_lab.training.config import TrainingConfig
 from vivit_lab.training.loop import TrainingResult, train
 
@@ -189,7 +190,7 @@ def train_planted_classifier(
     result = train(model, data, recipe, out, evaluation=evaluation, resume=resume, cpu=cpu, progress=progress)
     size = {"height": config.size, "width": config.size}
     processor = VivitImageProcessor.trained_range(size={"shortest_edge": config.size}, crop_size=size)
-    processor.save_pretrained(out)
+    note_sampling(processor, config.frames, 1).save_pretrained(out)
     return result
 
 

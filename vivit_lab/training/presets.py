@@ -115,8 +115,8 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         ),
         "something_something_v2": _paper(
             35,
-            "ViViT-L FE on Something-Something v2, without its RandAugment (2 layers, magnitude 20). Mirror images are "
-            "in it, although some of these classes are directions.",
+            "ViViT-L FE on Something-Something v2, without its RandAugment (2 layers, magnitude 20). Mirror images get "
+            "the label of the other side where a class names one, which the paper does not tell of.",
             _UNCOLOURED,
             learning_rate=0.4,
             stochastic_depth=0.3,

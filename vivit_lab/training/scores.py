@@ -17,7 +17,8 @@ from vivit_lab.model.views import mean_logits
 from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.progress import progress_bar
 from vivit_lab.show.html import confusion_table
-from vivit_lab.training.clips import LabelledClip
+from vivit_lab.statistics.proportion import Interval, wilson_interval
+from vivit_lab.training.clips import LabelledClip, path_from
 from vivit_lab.training.datasets import ViewClips
 
 __all__ = ["ClassificationReport", "ClipPrediction", "classify_clips"]
@@ -74,6 +75,17 @@ class ClassificationReport:
         """Share of clips, 0 … 1, whose class the model names."""
         return self.top(1)
 
+    @property
+    def accuracy_interval(self) -> Interval:
+        """The 95 % interval of the accuracy over clips like these (Wilson's score).
+
+        Raises:
+            InputError: no clip could be read.
+        """
+        ranks = [row.rank for row in self.rows if not row.error]
+        self.top()  # refuses where there are none
+        return wilson_interval(ranks.count(1), len(ranks))
+
     def confusion(self) -> np.ndarray:
         """Return the counts (class, predicted class)."""
         number = {name: index for index, name in enumerate(self.classes)}
@@ -84,19 +96,24 @@ class ClassificationReport:
         return counts
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
-        """Write a row a clip, errors included, and return the path."""
+        """Write a row a clip, errors included, and return the path; paths are relative to the file, as tables' are."""
         target = Path(path)
         with target.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow([item.name for item in fields(ClipPrediction)])
-            writer.writerows([getattr(row, item.name) for item in fields(row)] for row in self.rows)
+            for row in self.rows:
+                rest = [getattr(row, item.name) for item in fields(row) if item.name != "path"]
+                writer.writerow([path_from(row.path, target.parent), *rest])
         return target
 
     def __str__(self) -> str:
         read = sum(not row.error for row in self.rows)
         lost = f", {len(self.rows) - read} could not be read" if read < len(self.rows) else ""
         views = f"{self.views} view{'s' if self.views > 1 else ''}"
-        return f"accuracy {self.accuracy:.3f} on {read} clips, {views} each{lost}" if read else "no clip could be read"
+        if not read:
+            return "no clip could be read"
+        low, high = self.accuracy_interval
+        return f"accuracy {self.accuracy:.3f} [{low:.3f}, {high:.3f}] on {read} clips, {views} each{lost}"
 
     def _repr_html_(self) -> str:
         counts = self.confusion()

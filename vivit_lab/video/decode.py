@@ -113,13 +113,13 @@ class DecodedFrames:
         frames: (n, H, W, 3) uint8 RGB.
         troubles: how many times the decoder reported damage.
         pixel_aspect: width of a pixel of ``frames`` over its height.
-        index: the index by which the frames were numbered.
+        numbering: the index by which the frames were numbered.
     """
 
     frames: np.ndarray
     troubles: int
     pixel_aspect: Fraction
-    index: FrameIndex
+    numbering: FrameIndex
 
 
 class Decoding:

@@ -206,8 +206,8 @@ def _clip(
         (frames, troubles), aspect = read_pictures(name, wanted), Fraction(1)
     else:
         decoded = decode_frames(path, index, wanted, stream=stream, threads=threads, renumber=True)
-        if decoded.index is not index:  # times turned out to be in disorder: frames have other numbers and times
-            index = decoded.index
+        if decoded.numbering is not index:  # times turned out to be in disorder: frames have other numbers and times
+            index = decoded.numbering
             remember_index(path, stream, index)
             wanted = choose(index)
             decoded = decode_frames(path, index, wanted, stream=stream, threads=threads)

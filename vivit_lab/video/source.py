@@ -279,8 +279,7 @@ def orientation(frame: Any) -> tuple[int, bool]:
         frame: a decoded PyAV frame.
     """
     # not frame.side_data, which ties the frame into a cycle: decoded frames would pile up until the next collection
-    own_container: Any = SideDataContainer
-    data = own_container(frame).get("DISPLAYMATRIX")
+    data = SideDataContainer(frame).get("DISPLAYMATRIX")  # pyright: ignore[reportCallIssue]
     if data is None:
         return (0, False)
     a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].astype(float) / 65536

@@ -1,10 +1,10 @@
-"""What video files are called, and those of a directory."""
+"""What video files and pictures are called."""
 
 from __future__ import annotations
 
 from pathlib import Path, PurePath
 
-__all__ = ["PICTURE_SUFFIXES", "VIDEO_SUFFIXES", "holds_pictures", "is_video_name", "videos_below"]
+__all__ = ["PICTURE_SUFFIXES", "VIDEO_SUFFIXES", "holds_pictures", "is_video_name"]
 
 #: Endings of file names that are taken for videos where a directory is searched, in lower case.
 VIDEO_SUFFIXES = frozenset({".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm"})
@@ -23,8 +23,3 @@ def holds_pictures(folder: str | Path) -> bool:
 def is_video_name(name: str | PurePath) -> bool:
     """Whether a path or URL ends as a video's does, in capitals too."""
     return PurePath(name).suffix.lower() in VIDEO_SUFFIXES
-
-
-def videos_below(folder: Path) -> list[Path]:
-    """Return the videos of a directory and those below it, in order of their paths."""
-    return sorted(file for file in folder.rglob("*") if is_video_name(file))

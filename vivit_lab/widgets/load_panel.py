@@ -15,6 +15,7 @@ from vivit_lab.errors import InputError
 from vivit_lab.explain import load_pair
 from vivit_lab.planted.clip import planted_clip
 from vivit_lab.planted.config import PlantedConfig
+from vivit_lab.processing.sampling import sampling_of
 from vivit_lab.show.html import message
 from vivit_lab.video.read import read_clip
 from vivit_lab.video.suffixes import VIDEO_SUFFIXES, is_video_name
@@ -31,14 +32,17 @@ _FIELDS = ("checkpoint", "device", "dtype", "clip_name", "stride", "start")
 _DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 
-def open_clip(name: str, config: Any, processor: VivitImageProcessor, *, stride: int = 2, start: float = 0.0) -> Clip:
+def open_clip(
+    name: str, config: Any, processor: VivitImageProcessor, *, stride: int | None = None, start: float = 0.0
+) -> Clip:
     """Return a prepared clip by name.
 
     Args:
         name: ``"bundled"``; ``"planted"`` or ``"planted:7"``, a clip of the planted test split; or a video's path.
         config: of the model.
         processor: of the model.
-        stride: take one frame in so many; planted clips are taken frame by frame.
+        stride: take one frame in so many; None takes the model's own, see ``sampling_of``. Planted clips are taken
+            frame by frame.
         start: time of the first frame, in seconds.
 
     Raises:
@@ -52,6 +56,7 @@ def open_clip(name: str, config: Any, processor: VivitImageProcessor, *, stride:
         kind = PlantedConfig(split="test", frames=config.num_frames, size=config.image_size)
         return processor.prepare(planted_clip(kind, int(number)).clip())
     path = bundled_clip_path() if name == "bundled" else Path(name).expanduser()
+    stride = sampling_of(processor, config.num_frames, stride).stride
     return read_clip(path, config.num_frames, stride, float(start), processor=processor)
 
 
@@ -77,8 +82,8 @@ class LoadPanel(LabWidget):
     """The precision of the parameters; ``"auto"`` is the checkpoint's own."""
     clip_name = traitlets.Unicode("planted:4").tag(sync=True)
     """``"bundled"``, ``"planted:7"``, or the path of a video; see ``open_clip``."""
-    stride = traitlets.Int(2, min=1).tag(sync=True)
-    """One frame in so many is taken of a video."""
+    stride: Any = traitlets.Int(None, allow_none=True, min=1).tag(sync=True)
+    """One frame in so many is taken of a video; None is as the model was trained."""
     start = traitlets.Float(0.0, min=0.0).tag(sync=True)
     """Where in a video the clip begins, in seconds."""
     model: Any = traitlets.Any(None, allow_none=True)

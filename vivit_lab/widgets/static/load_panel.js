@@ -2,6 +2,9 @@
 
 let lists = 0;
 
+/** What a number field says; null where it is empty. */
+const numberOf = (input) => (input.value.trim() === "" ? null : Number(input.value));
+
 /** A text field with suggestions. */
 function suggest(label, value, offers, onchange) {
   const list = el("datalist", { id: `vl-list-${++lists}` }, ...offers.map((text) => el("option", { value: text })));
@@ -25,10 +28,11 @@ function render({ model, el: root }) {
   const device = field("Device", select(offers.devices.map((name) => [name, name]), set("device")));
   const dtype = field("Precision", select(offers.dtypes.map((name) => [name, name]), set("dtype")));
   const number = (label, name, step, min) => {
-    const input = el("input", { type: "number", min, step, onchange: () => send(model, { [name]: Number(input.value) }) });
+    const input = el("input", { type: "number", min, step, onchange: () => send(model, { [name]: numberOf(input) }) });
     return field(label, input);
   };
   const stride = number("One frame in", "stride", 1, 1);
+  stride.input.placeholder = "as trained";
   const start = number("Start, s", "start", 0.1, 0);
   const file = el("input", { type: "file", accept: offers.suffixes, class: "vl-file" });
   const upload = (one) => {
@@ -54,7 +58,7 @@ function render({ model, el: root }) {
     clip_name: clip.input.value.trim(),
     device: device.input.value,
     dtype: dtype.input.value,
-    stride: Number(stride.input.value),
+    stride: numberOf(stride.input),
     start: Number(start.input.value),
   });
   const load = button("Load", () => model.send({ type: "load", fields: asked() }), { class: "vl-load" });
@@ -70,7 +74,7 @@ function render({ model, el: root }) {
     }
     device.input.value = model.get("device");
     dtype.input.value = model.get("dtype");
-    refill(stride.input, model.get("stride"));
+    refill(stride.input, model.get("stride") ?? "");
     refill(start.input, model.get("start"));
     load.disabled = !live || model.get("busy");
   };

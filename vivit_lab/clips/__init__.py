@@ -1,0 +1,1 @@
+"""Which clips a data set holds: one reader for training, evaluation, heads and bulk runs."""
