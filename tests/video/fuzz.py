@@ -34,7 +34,7 @@ from vivit_lab.video.index import load_index
 from vivit_lab.video.info import probe
 from vivit_lab.video.read import read_clip, read_frames
 
-__all__ = ["DAMAGES", "KINDS", "case", "check", "run"]
+__all__ = ["DAMAGES", "KINDS", "Case", "case", "check", "in_process", "run"]
 
 _SIZE, _COUNT = (64, 96), 24
 _FASTSTART = {"movflags": "faststart"}
@@ -217,7 +217,7 @@ def run(files: int, first: int = 0, *, directory: Path | None = None, seconds: f
         for number in range(first, first + files):
             one = case(number)
             path = one.make(good / one.kind.name, broken)
-            verdict, counts = _in_process(path, number, seconds)
+            verdict, counts = in_process(path, number, seconds)
             results[verdict.split(":")[0]] += 1
             outcomes.update(counts)
             if verdict != "passed":
@@ -231,10 +231,14 @@ def run(files: int, first: int = 0, *, directory: Path | None = None, seconds: f
         return len(failed)
 
 
-def _in_process(path: Path, number: int, seconds: float) -> tuple[str, dict[str, int]]:
-    command = [sys.executable, "-m", "tests.video.fuzz", "--check", str(path), "--first", str(number)]
+def _command(path: Path, number: int) -> list[str]:
+    return [sys.executable, "-m", "tests.video.fuzz", "--check", str(path), "--first", str(number)]
+
+
+def in_process(path: Path, number: int, seconds: float) -> tuple[str, dict[str, int]]:
+    """Check one file in a process of its own; return the verdict, and how often what came of reading it."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+        done = subprocess.run(_command(path, number), capture_output=True, text=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
         return "hang", {}
     if done.returncode < 0:

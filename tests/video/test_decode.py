@@ -1,11 +1,16 @@
 """The law of reading: a frame found by seeking is the frame that decoding from the start gives, bit for bit."""
 
+import gc
+import os
+import warnings
+from fractions import Fraction
+
 import av
 import numpy as np
 import pytest
 
-from tests.video.break_video import joined, trim_by_edit_list, turned
-from tests.video.make_video import TWO_STREAMS, VARIANTS, Variant, read_number
+from tests.video.break_video import joined, remux, trim_by_edit_list, turned
+from tests.video.make_video import TWO_STREAMS, VARIANTS, Variant, picture, read_number
 from vivit_lab.errors import InputError
 from vivit_lab.video.index import load_index
 from vivit_lab.video.info import probe
@@ -139,3 +144,98 @@ def test_real_clips_read_the_same_by_seeking(shared_file):
     assert np.array_equal(read_frames(path, wanted).frames, np.stack([reference[k] for k in wanted]))
     gap = np.diff(read_clip(shared_file("clips/samoyed_1080p_vfr.mp4"), 41).seconds).max()
     assert gap == pytest.approx(0.185, abs=0.001)
+
+
+@pytest.mark.parametrize("name", ["palette.avi", "palette.mov", "palette.nut"])
+def test_palette_is_there_wherever_reading_begins(name, tmp_path):
+    path = palette_video(tmp_path / name)
+    reference = decode_all(path)
+    assert len(reference) == 30
+    assert np.mean(reference[20]) > 50
+    whole = read_clip(path)
+    assert np.array_equal(whole.frames, np.stack(reference))
+    for start in (0, 9, 20, 27):
+        assert np.array_equal(read_clip(path, 3, start=start).frames, whole.frames[start : start + 3]), start
+        assert np.array_equal(read_frames(path, [start], threads=1).frames[0], reference[start])
+    assert not load_index(path).seekable
+    with av.open(str(path)) as container:
+        for wanted in ([20, 21], [3], [29]):
+            assert np.array_equal(read_video_pyav(container, wanted), np.stack([reference[k] for k in wanted]))
+
+
+def palette_video(path):
+    """Uncompressed pictures of 256 colours, which the file lists once."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("rawvideo", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "pal8"
+        stream.codec_context.time_base = Fraction(1, 25)
+        for number in range(30):
+            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24").reformat(format="rgb8")
+            indices = frame.to_ndarray()
+            shades = np.zeros((256, 4), np.uint8)
+            shades[:, 0], shades[:, 1], shades[:, 2], shades[:, 3] = 255, np.arange(256), 255 - np.arange(256), 90
+            coloured = av.VideoFrame.from_ndarray((indices, shades), format="pal8")
+            coloured.pts, coloured.time_base = number, Fraction(1, 25)
+            container.mux(stream.encode(coloured))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(("place", "ticks"), [(10, 3), (13, 3), (13, -2)])
+@pytest.mark.parametrize("name", ["late.mp4", "late.mkv"])
+def test_a_wrong_time_costs_no_frame(name, place, ticks, tmp_path):
+    def late(packets):
+        packets[place].pts += round(ticks * Fraction(1, 25) / packets[place].time_base)
+        return packets
+
+    good = Variant("good.mp4", "libx264", b_frames=2, gop=12).make(tmp_path)
+    path = remux(good, tmp_path / name, late)
+    reference = decode_all(path)
+    assert len(reference) == 30
+    for number in range(30):  # each with an index that was not corrected by the frames read before
+        os.utime(path, (1_000_000_000, 1_000_000_000 + number))
+        assert np.array_equal(read_frames(path, [number]).frames[0], reference[number]), number
+    clip = read_clip(path)
+    assert [read_number(frame) for frame in clip.frames] == list(range(30))
+    np.testing.assert_allclose(np.diff(clip.seconds), 0.04, atol=0.0011)
+    with av.open(str(path)) as container:
+        assert np.array_equal(read_video_pyav(container, np.arange(30)), np.stack(reference))
+
+
+def test_a_late_time_in_a_real_file(shared_file):
+    path = shared_file("odd/one_late_timestamp.mp4")
+    reference = decode_all(path)
+    clip = read_clip(path)
+    assert len(clip) == len(reference) == 100
+    assert np.array_equal(clip.frames, np.stack(reference))
+    np.testing.assert_allclose(np.diff(clip.seconds), 0.04, atol=1e-9)
+    assert clip.decode_warnings == 0
+    for number in (30, 32, 35, 36, 60):
+        assert np.array_equal(read_frames(path, [number]).frames[0], reference[number])
+
+
+@pytest.mark.parametrize("name", ["odd/flipped_bits_mjpeg.avi", "odd/repeated_timestamps_hevc.mp4"])
+def test_damage_in_a_real_file_is_told_or_changes_nothing(name, shared_file):
+    path = shared_file(name)
+    reference = decode_all(path)
+    told = []
+    for number, pixels in enumerate(reference):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            frame = read_frames(path, [number]).frames[0]
+        told += [number] if caught else []
+        assert caught or np.array_equal(frame, pixels), number
+        assert all(f"frames {number} … {number};" in str(one.message) for one in caught)
+    assert len(told) < len(reference)
+
+
+def test_frames_do_not_pile_up(video):
+    """A decoded frame is given back at once, not at the next collection: what the decoder fills in depends on it."""
+    gc.disable()
+    try:
+        gc.collect()
+        before = sum(type(one) is av.VideoFrame for one in gc.get_objects())
+        read_clip(video("h264.mp4"), 30)
+        assert sum(type(one) is av.VideoFrame for one in gc.get_objects()) <= before + 1
+    finally:
+        gc.enable()

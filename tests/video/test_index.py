@@ -1,5 +1,7 @@
 """The packet index: counts, times, key frames, and the reasons not to trust packets."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from itertools import pairwise
 
@@ -10,10 +12,10 @@ from hypothesis import strategies as st
 
 from tests.video.break_video import claim_frames
 from tests.video.make_video import FRAME, Variant
-from vivit_lab.errors import DecodeError
-from vivit_lab.video.index import FrameIndex, _increasing, load_index
+from vivit_lab.errors import DecodeError, NotAVideoError, StorageError
+from vivit_lab.video.index import FrameIndex, _Cache, _increasing, load_index
 from vivit_lab.video.keyframes import is_clean_start
-from vivit_lab.video.read import read_clip
+from vivit_lab.video.read import read_clip, read_frames
 
 
 def index_of(pts, keys=(0,), base=Fraction(1, 1000), last=40):
@@ -156,3 +158,92 @@ def test_no_frame_at_all(tmp_path):
     path.write_bytes(contents[: contents.index(b"mdat") + 4])
     with pytest.raises(DecodeError, match="no frame of its video stream 0"):
         load_index(path)
+
+
+def old(path):
+    """Let a file have changed long ago: the index of one that is just being written is not kept."""
+    os.utime(path, (1_000_000_000, 1_000_000_000))
+    return path
+
+
+def test_the_index_of_a_file_is_kept_until_the_file_changes(tmp_path):
+    path = old(Variant("kept.mp4", "mpeg4", time_base=FRAME, count=12).make(tmp_path))
+    index = load_index(path)
+    assert load_index(str(path)) is index
+    Variant("kept.mp4", "mpeg4", time_base=FRAME, count=20).make(tmp_path)
+    assert (len(index), len(load_index(path))) == (12, 20)
+    old(path)
+    assert len(load_index(path)) == 20
+    same_size = path.read_bytes()
+    path.write_bytes(same_size[::-1])
+    with pytest.raises(NotAVideoError, match=r"kept\.mp4"):
+        load_index(path)
+
+
+def test_an_index_is_not_kept_of_a_file_that_is_just_written(tmp_path):
+    path = Variant("new.mp4", "mpeg4", time_base=FRAME, count=3).make(tmp_path)
+    os.utime(path)
+    first = load_index(path)
+    os.utime(path)
+    assert load_index(path) is not first
+
+
+def test_kept_indices_are_bounded_and_safe_for_threads(tmp_path):
+    path = Variant("one.mp4", "mpeg4", time_base=FRAME, count=3).make(tmp_path)
+    copies = [path.with_name(f"{number}.mp4") for number in range(24)]
+    for copy in copies:
+        copy.write_bytes(path.read_bytes())
+        old(copy)
+    with ThreadPoolExecutor(4) as pool:
+        indices = list(pool.map(load_index, copies * 4))
+    assert {len(index) for index in indices} == {3}
+    with pytest.raises(ValueError, match="read-only"):
+        indices[0].pts[0] = 7
+
+
+def test_indices_are_kept_in_a_folder_on_request(tmp_path, monkeypatch):
+    path, folder = old(Variant("kept.mkv", "libx264", b_frames=2).make(tmp_path)), tmp_path / "indices"
+    index = load_index(path, folder=folder)
+    stored = list(folder.iterdir())
+    assert len(stored) == 1
+    monkeypatch.setattr("vivit_lab.video.index._CACHE", _Cache(10_000))  # another process
+    monkeypatch.setattr("vivit_lab.video.index.open_video", None)  # the file is not opened
+    again = load_index(path, folder=folder)
+    for name in ("pts", "keyframes", "seconds"):
+        assert np.array_equal(getattr(again, name), getattr(index, name))
+    for name in "time_base last_duration rate obstacle missing header_seconds from_start end fps".split():
+        assert getattr(again, name) == getattr(index, name)
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"[" * 100_000, b'{"version": 1}\n', b"\x00" * 64])
+def test_a_stored_index_that_is_damaged_or_of_another_file_is_made_again(damage, tmp_path, monkeypatch):
+    path, folder = old(Variant("kept.mp4", "mpeg4", time_base=FRAME, count=12).make(tmp_path)), tmp_path / "indices"
+    load_index(path, folder=folder)
+    (stored,) = folder.iterdir()
+    stored.write_bytes(damage)
+    monkeypatch.setattr("vivit_lab.video.index._CACHE", _Cache(10_000))
+    assert len(load_index(path, folder=folder)) == 12
+    assert stored.read_bytes() != damage
+    old(Variant("kept.mp4", "mpeg4", time_base=FRAME, count=20).make(tmp_path))
+    os.utime(path, (1_000_000_001, 1_000_000_001))
+    assert len(load_index(path, folder=folder)) == 20
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path):
+    path = old(Variant("kept.mp4", "mpeg4", time_base=FRAME, count=3).make(tmp_path))
+    with pytest.raises(StorageError, match=r"cannot be kept in .* choose another folder="):
+        load_index(path, folder=path / "below_a_file")
+
+
+def test_an_index_can_be_passed_on(video, monkeypatch):
+    path = video("h264_b_frames.mp4")
+    index = load_index(path)
+    monkeypatch.setattr("vivit_lab.video.folder.load_index", None)  # it is not made again
+    assert read_clip(path, 3, start=0.8, index=index).indices.tolist() == [20, 21, 22]
+    assert read_frames(path, [4, 9], index=index).indices.tolist() == [4, 9]
+
+
+def test_a_late_or_early_time_is_put_between_its_neighbours():
+    assert _increasing([0, 10, 20, 55, 40, 50, 60], reorder=False).tolist() == [0, 10, 20, 30, 40, 50, 60]
+    assert _increasing([0, 10, 20, 5, 40, 50, 60], reorder=False).tolist() == [0, 10, 20, 30, 40, 50, 60]
+    assert _increasing([0, 10, 20, 30, 0, 10, 20, 30, 40, 50], reorder=False).tolist() == list(range(0, 100, 10))

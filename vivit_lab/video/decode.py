@@ -14,8 +14,9 @@ unnoticed; it is the same by a seek and in order.
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from av.error import FFmpegError
@@ -104,7 +105,8 @@ def decode_frames(
     return DecodedFrames(decoding.frames(), max(decoding.troubles, complaints), decoding.pixel_aspect, index)
 
 
-class DecodedFrames(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class DecodedFrames:
     """What decoding gave.
 
     Args:

@@ -11,9 +11,11 @@ import hashlib
 import json
 import os
 import threading
+import time
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -22,7 +24,7 @@ from typing import Any
 import numpy as np
 from av.error import FFmpegError
 
-from vivit_lab.errors import DecodeError
+from vivit_lab.errors import DecodeError, StorageError
 from vivit_lab.video.keyframes import is_clean_start, lasting_settings
 from vivit_lab.video.source import DECODER_ERRORS, Source, exact, open_video, source_name
 from vivit_lab.video.tables import Packet, table_packets
@@ -140,6 +142,7 @@ def load_index(path: Source, stream: int = 0, *, folder: str | os.PathLike[str] 
         NotAVideoError: the file is no video.
         InputError: there is no video stream of that number.
         DecodeError: the stream holds no frame.
+        StorageError: the folder cannot be written.
 
     Example:
         >>> index = load_index("long.mp4", folder="indices")
@@ -148,11 +151,9 @@ def load_index(path: Source, stream: int = 0, *, folder: str | os.PathLike[str] 
     key = _file_key(path, stream)
     index = _CACHE.get(key)
     place = None if folder is None or key is None else _stored_place(folder, key)
-    if index is None and place is not None:
-        index = _load_stored(place, key)
-    if index is None:
-        index = _read_index(path, stream)
-    if place is not None and not place.exists():
+    stored = None if place is None else _load_stored(place, key)
+    index = index or stored or _read_index(path, stream)
+    if place is not None and stored is None:
         _store(place, key, index)
     _CACHE.put(key, index)
     return index
@@ -195,6 +196,8 @@ def _file_key(path: Source, stream: int) -> _Key | None:
         status = os.stat(path)
     except (OSError, ValueError):
         return None  # opening it says what is wrong
+    if abs(time.time_ns() - status.st_mtime_ns) < _TOO_NEW:
+        return None
     return (os.path.abspath(os.fsdecode(path)), status.st_size, status.st_mtime_ns, stream)
 
 
@@ -225,6 +228,7 @@ class _Cache:
 
 
 _MOST_FILES = 8192
+_TOO_NEW = 50_000_000  # nanoseconds: a file that is written again so soon may keep its time of change
 _CACHE = _Cache(frames=4_000_000)  # at most 100 MB: three numbers of eight bytes each
 if hasattr(os, "register_at_fork"):  # a thread may hold the lock in the very moment of a fork
     os.register_at_fork(after_in_child=lambda: setattr(_CACHE, "_lock", threading.Lock()))
@@ -248,13 +252,19 @@ def _store(place: Path, key: _Key | None, index: FrameIndex) -> None:
     }  # fmt: skip
     times = np.concatenate([index.pts, index.keyframes]).astype("<i8").tobytes()
     contents = json.dumps(facts).encode() + b"\n" + times
-    place.parent.mkdir(parents=True, exist_ok=True)
     draft = place.with_name(f".{place.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
+        place.parent.mkdir(parents=True, exist_ok=True)
         draft.write_bytes(contents)
         os.replace(draft, place)
+    except OSError as error:
+        raise StorageError(
+            error.errno,
+            f"the index of {key[0]} cannot be kept in {place.parent}: {error.strerror}; choose another folder=",
+        ) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 def _load_stored(place: Path, key: _Key | None) -> FrameIndex | None:
@@ -263,7 +273,6 @@ def _load_stored(place: Path, key: _Key | None) -> FrameIndex | None:
         head, _, rest = place.read_bytes().partition(b"\n")
         facts = json.loads(head)
         if facts["version"] != _STORED_VERSION or tuple(facts["file"]) != key:
-            place.unlink()
             return None
         times = np.frombuffer(rest, "<i8").astype(np.int64)
         count, keys = facts["frames"], facts["keyframes"]
@@ -295,7 +304,7 @@ def index_packets(container: Any, stream: Any, packets: list[Packet] | None = No
     if obstacle is not None:
         empty = np.zeros(0, np.int64)
         return FrameIndex(empty, empty, stream.time_base, 0, stream.average_rate, obstacle)
-    shown = sorted((packet.pts, packet.duration) for packet in packets if not packet.hidden)
+    shown = sorted((packet.pts, packet.duration) for packet in packets if packet.pts is not None and not packet.hidden)
     pts = np.array([one[0] for one in shown], np.int64)
     return FrameIndex(
         pts,
@@ -432,9 +441,9 @@ def _longest_rise(times: np.ndarray) -> np.ndarray:
     tails: list[int] = []  # the least last time of a rising subsequence of each length
     ends: list[int] = []
     before = np.full(len(times), -1)
-    for place, time in enumerate(times.tolist()):
-        length = bisect_left(tails, time)
-        tails[length : length + 1], ends[length : length + 1] = [time], [place]
+    for place, tick in enumerate(times.tolist()):
+        length = bisect_left(tails, tick)
+        tails[length : length + 1], ends[length : length + 1] = [tick], [place]
         before[place] = ends[length - 1] if length else -1
     kept = []
     place = ends[-1]
