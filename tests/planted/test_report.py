@@ -1,22 +1,18 @@
 """The report counts what models do that we wrote ourselves; its intervals are Wilson's."""
 
 import json
-from math import sqrt
 from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.planted.laws import SMALL
 from vivit_lab.errors import InputError
 from vivit_lab.planted.clip import planted_clip
 from vivit_lab.planted.config import LABELS, PlantedConfig, opposite
 from vivit_lab.planted.dataset import normalise, stack_clips
-from vivit_lab.planted.report import planted_report, wilson_interval
-
-COUNTS = st.integers(1, 3000).flatmap(lambda count: st.tuples(st.integers(0, count), st.just(count)))
+from vivit_lab.planted.report import planted_report
+from vivit_lab.statistics.proportion import wilson_interval
 
 
 class Memory:
@@ -159,31 +155,6 @@ def test_gradients_are_off():
     planted_report(model, SMALL, 1)
     assert len(states) == 7
     assert not any(states)
-
-
-@given(COUNTS, st.floats(0.5, 4))
-def test_the_ends_of_the_interval_are_z_standard_errors_away(counted, z):
-    hits, count = counted
-    low, high = wilson_interval(hits, count, z)
-    rate = hits / count
-    assert 0 <= low <= rate <= high <= 1
-    for end in (low, high):
-        if 0 < end < 1:
-            assert abs(rate - end) == pytest.approx(z * sqrt(end * (1 - end) / count), abs=1e-7)
-    mirrored = wilson_interval(count - hits, count, z)
-    assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-12)
-
-
-def test_the_interval_of_no_and_of_all_hits():
-    z2 = 1.959963984540054**2
-    assert wilson_interval(0, 20) == pytest.approx((0, z2 / (20 + z2)))
-    assert wilson_interval(20, 20) == pytest.approx((20 / (20 + z2), 1))
-
-
-@pytest.mark.parametrize("wrong", [(0, 0, 1.0), (3, 2, 1.0), (-1, 2, 1.0), (1, 2, 0.0), (1, 2, float("inf"))])
-def test_intervals_of_nothing_are_refused(wrong):
-    with pytest.raises(InputError, match=rf"got hits={wrong[0]}, count={wrong[1]}, z={wrong[2]}"):
-        wilson_interval(*wrong)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ def test_its_ends_are_the_shares_that_a_score_test_just_accepts(case):
         if 0 < end < 1:
             score = abs(successes / count - end) / math.sqrt(end * (1 - end) / count)
             assert score == pytest.approx(z, rel=1e-6)
+    assert wilson_interval(count - successes, count) == pytest.approx((1 - high, 1 - low), abs=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from math import isfinite, sqrt
 from typing import Any
 
 import torch
@@ -13,34 +12,11 @@ from vivit_lab.planted.config import LABELS, PlantedConfig
 from vivit_lab.planted.dataset import normalise, planted_batch, stack_clips
 from vivit_lab.planted.probes import backwards, reorder
 from vivit_lab.progress import progress_bar
+from vivit_lab.statistics.proportion import wilson_interval
 
-__all__ = ["planted_report", "wilson_interval"]
+__all__ = ["planted_report"]
 
 _HALF = len(LABELS) // 2
-
-
-def wilson_interval(hits: int, count: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """Return the score interval of a rate, (low, high) in 0 … 1.
-
-    The rates p for which ``hits`` of ``count`` lie within z standard errors: |hits/count - p| <= z sqrt(p (1-p)/count)
-    (E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927). Unlike
-    rate ± z · error it holds near 0 and 1, and never leaves them.
-
-    Args:
-        hits: successes.
-        count: independent trials, at least 1.
-        z: half width in standard errors; 1.96 gives 95 %.
-
-    Raises:
-        InputError: there are no trials, more hits than trials, or z is not positive.
-    """
-    if count < 1 or not 0 <= hits <= count or not (isfinite(z) and z > 0):
-        raise InputError(f"wanted count >= 1, hits 0 … count and z > 0, got hits={hits}, count={count}, z={z}")
-    rate, weight = hits / count, z**2 / count
-    middle = rate + weight / 2
-    half = z * sqrt(rate * (1 - rate) / count + weight / (4 * count))
-    # rounding must not move an end past the rate itself, at 0 and at 1
-    return min(rate, max(0.0, (middle - half) / (1 + weight))), max(rate, min(1.0, (middle + half) / (1 + weight)))
 
 
 def planted_report(

@@ -40,4 +40,5 @@ def wilson_interval(successes: int, count: int, *, level: float = 0.95) -> Inter
     share, scale = successes / count, 1 + z * z / count
     middle = (share + z * z / (2 * count)) / scale
     half = z / scale * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return Interval(0.0 if successes == 0 else middle - half, 1.0 if successes == count else middle + half)
+    # rounding must not move an end past the share itself, at 0 and at 1
+    return Interval(min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half)))
