@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from itertools import pairwise
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given
@@ -247,3 +248,39 @@ def test_a_late_or_early_time_is_put_between_its_neighbours():
     assert _increasing([0, 10, 20, 55, 40, 50, 60], reorder=False).tolist() == [0, 10, 20, 30, 40, 50, 60]
     assert _increasing([0, 10, 20, 5, 40, 50, 60], reorder=False).tolist() == [0, 10, 20, 30, 40, 50, 60]
     assert _increasing([0, 10, 20, 30, 0, 10, 20, 30, 40, 50], reorder=False).tolist() == list(range(0, 100, 10))
+
+
+def test_clean_pictures_of_mjpeg(video):
+    with av.open(str(video("mjpeg.avi"))) as container:
+        good = next(bytes(packet) for packet in container.demux(video=0))
+    assert is_clean_start("mjpeg", good, None)
+    scan = good.index(b"\xff\xda")
+    for place, change in (
+        (0, 0x01),  # no picture begins
+        (scan + 1, 0x80),  # no pixels
+        (good.index(b"\xff\xdb") + 1, 0x01),  # no quantisation table
+        (good.index(b"\xff\xdb") + 4, 0x01),  # another one than is named
+        (good.index(b"\xff\xc0") + 1, 0x30),  # no size
+        (scan + 7, 0x01),  # a colour twice
+        (scan + 8, 0x04),  # a Huffman table that is not there
+    ):
+        broken = bytearray(good)
+        broken[place] ^= change
+        assert not is_clean_start("mjpeg", bytes(broken), None), place
+    assert is_clean_start("mjpeg", good[: scan - 1].ljust(8192, b"\xff"), None)  # longer headers than were looked at
+    assert not is_clean_start("mjpeg", b"", None)
+
+
+def test_clean_starts_of_other_codecs(video):
+    kinds = {"h265.mp4": 0x40, "mpeg4_vfr.mp4": 0x40, "mpeg2.ts": 0x18, "vp9.webm": 0x04}
+    for name, change in kinds.items():
+        with av.open(str(video(name))) as container:
+            stream = container.streams.video[0]
+            codec, extradata = stream.codec_context.name, stream.codec_context.extradata
+            packets = [packet for packet in container.demux(stream) if packet.size]
+        key = bytes(packets[0])
+        assert is_clean_start(codec, key, extradata), name
+        assert not is_clean_start(codec, bytes(packets[1]), extradata), name
+        if name == "vp9.webm":
+            assert not is_clean_start(codec, bytes([key[0] ^ change]) + key[1:], extradata)
+        assert not is_clean_start(codec, b"", extradata), name

@@ -1,8 +1,9 @@
 """The index of a video stream: when each frame is shown, and where decoding may begin.
 
-It is built from the packets of the file, without decoding, and never from a frame rate or a header's count. Where the
-packets cannot tell (an AVI with B-frames has no presentation times, a raw stream has none at all), the stream is
-decoded once to number its frames, and reading starts from the first frame each time.
+It is built from the table of the file, where the file has one, else from its packets; without decoding, and never from
+a frame rate or a header's count. Where the packets cannot tell (an AVI with B-frames has no presentation times, a raw
+stream has none at all), the stream is decoded once to number its frames, and reading starts from the first frame each
+time.
 """
 
 from __future__ import annotations

@@ -143,8 +143,9 @@ class VideoInfo:
 def probe(path: Source, *, stream: int = 0, fps: float | None = None) -> VideoInfo:
     """Describe a video, from its packets and its first frame.
 
-    Reads the whole file but decodes one frame only, save for the few formats whose packets do not tell how many frames
-    they make (H.264 and MPEG-4 in AVI, raw streams, GIF, VP8): those are decoded once.
+    Decodes one frame only, and reads no pictures but that of MP4, MOV, Matroska and WebM; other formats are read whole.
+    The few whose packets do not tell how many frames they make (H.264 and MPEG-4 in AVI, raw streams, GIF, VP8) are
+    decoded once.
 
     Args:
         path: a video: the path of its file, its bytes, a binary file object that can seek, or a folder of numbered

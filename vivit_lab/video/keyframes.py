@@ -33,7 +33,10 @@ def is_clean_start(codec: str, packet: Any, extradata: bytes | None) -> bool:
         extradata: the codec's configuration from the file's header.
     """
     check = _CHECKS.get(codec)
-    return check is None or check(bytes(memoryview(packet)[:HEAD_BYTES]), extradata or b"")
+    if check is None:
+        return True
+    # the scans of a JPEG picture may lie anywhere in it
+    return check(bytes(packet if codec == "mjpeg" else memoryview(packet)[:HEAD_BYTES]), extradata or b"")
 
 
 def _h264(packet: bytes, extradata: bytes) -> bool:
@@ -60,14 +63,39 @@ def _hevc(packet: bytes, extradata: bytes) -> bool:
 
 
 def _mjpeg(packet: bytes, _: bytes) -> bool:
-    """Whether the headers of a JPEG picture lead without a gap to its pixels, and hold the tables that those need.
+    """Whether a JPEG picture's headers lead without a gap to its pixels, and it holds all its colours and their tables.
 
     Huffman tables may be left out: the standard's own ones are meant then, as in most AVI files.
     """
-    kinds = [kind for kind, _ in _segments(packet)]
-    if not kinds or kinds[-1] != _SCAN:
-        return bool(kinds) and kinds[-1] == _BEYOND  # headers longer than what was looked at are believed
-    return _QUANTISATION in kinds and any(kind in _SIZES for kind in kinds)
+    headers = list(_segments(packet))
+    if not headers or headers[-1][0] != _SCAN:
+        return bool(headers) and headers[-1][0] == _BEYOND  # headers longer than what was looked at are believed
+    tables: dict[int, set[int]] = {_QUANTISATION: set(), _HUFFMAN: set()}
+    size = b""
+    for kind, contents in headers:
+        if kind in tables:
+            mask = 0x0F if kind == _QUANTISATION else 0x1F  # without the width of its numbers
+            tables[kind].update(place & mask for place in _table_places(kind, contents))
+        elif kind in _SIZES:
+            size = contents
+    colours = {size[at]: size[at + 2] for at in range(6, len(size) - 2, 3)}  # number of each, and of its table
+    if not colours or not tables[_QUANTISATION].issuperset(colours.values()):
+        return False
+    scans = [headers[-1][1]]
+    place = packet.find(b"\xff\xda", sum(len(contents) + 4 for _, contents in headers))
+    while place >= 0:  # colours may come one after another
+        scans.append(packet[place + 4 : place + 2 + int.from_bytes(packet[place + 2 : place + 4], "big")])
+        place = packet.find(b"\xff\xda", place + 2)
+    drawn = []
+    for scan in scans:
+        pairs = [(scan[at], scan[at + 1]) for at in range(1, min(1 + 2 * scan[0], len(scan) - 1), 2)] if scan else []
+        codes = {code for _, pair in pairs for code in (pair >> 4, 0x10 | pair & 15)}
+        if len({colour for colour, _ in pairs}) < len(pairs) or not colours.keys() >= {colour for colour, _ in pairs}:
+            return False
+        if len(scans) == 1 and tables[_HUFFMAN] and not codes <= tables[_HUFFMAN]:
+            return False
+        drawn += [colour for colour, _ in pairs]
+    return set(drawn) == set(colours) or len(packet) == HEAD_BYTES
 
 
 def lasting_settings(codec: str, packet: Any) -> bytes:
