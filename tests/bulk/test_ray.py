@@ -105,14 +105,16 @@ def started_on_this_machine(checkpoint, folder, movies):
     (folder / "script.py").write_text(ALONE)
     command = [folder / "script.py", "bulk", "run", folder / "clips", "--out", folder / "run", *options]
     environment = {**os.environ, **PATIENT, "HOME": str(folder), "PYTHONPATH": str(ROOT)}
+    del environment["RAY_health_check_period_ms"]  # a busy machine must not pass for a lost one before it is
     command = [sys.executable, *map(str, command), "--engine", "ray"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
     )
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while len(list((folder / "run").glob("clips/*.parquet"))) < 2:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
+        if process.poll() is not None or time.monotonic() > end:
+            process.terminate()  # and Ray with it
+            pytest.fail(f"it is not at work: {process.communicate()}")
         time.sleep(0.1)
     return process, psutil.Process(process.pid).children(recursive=True)
 
@@ -122,7 +124,7 @@ def test_a_raylet_that_is_killed_is_told_in_words(checkpoint, movies, tmp_path):
     process, children = started_on_this_machine(checkpoint, tmp_path, movies)
     try:
         next(child for child in children if "raylet" in child.name()).kill()
-        out, told = process.communicate(timeout=120)
+        out, told = process.communicate(timeout=240)
     finally:
         process.kill()
         for child in psutil.wait_procs(children, timeout=10)[1]:
