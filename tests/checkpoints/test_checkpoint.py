@@ -73,7 +73,7 @@ def test_sampling_is_what_the_processors_file_notes(tmp_path):
     opened = Checkpoint.open(tmp_path)
     assert opened.sampling == {"num_frames": 32, "stride": 2}
     assert opened.processor["size"] == {"shortest_edge": 256}
-    assert Checkpoint.open("planted").sampling == {}
+    assert Checkpoint.open("planted").sampling == {"frames": 16, "stride": 1, "fps": None}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({SAMPLING_KEY: 2}))
     assert Checkpoint.open(tmp_path).sampling == {}
     (tmp_path / "preprocessor_config.json").write_text("[" * 100_000)
