@@ -245,3 +245,16 @@ def test_installed_as_a_program_and_a_module():
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         assert done.stdout.strip() == vivit_lab.__version__
     assert run("--version") == 0
+
+
+def test_text_in_brackets_is_text(checkpoint, video, tmp_path, capsys, monkeypatch):
+    """Neither help nor a label is taken for the markup of a terminal."""
+    monkeypatch.setenv("COLUMNS", "160")
+    assert run("bulk", "run", "--help") == 0
+    assert "(extra [ray])" in capsys.readouterr().out
+    model = VivitForVideoClassification.from_pretrained(checkpoint)
+    names = {index: f"[red]danger {index}[/red]" for index in range(model.config.num_labels)}
+    VivitForVideoClassification(model.config.replace(id2label=names, label2id=None)).save_pretrained(tmp_path)
+    VivitImageProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path)
+    assert run("predict", video, "--model", tmp_path) == 0
+    assert "[red]danger 0[/red]" in capsys.readouterr().out

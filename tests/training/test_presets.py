@@ -33,7 +33,7 @@ def test_the_papers_presets_are_the_papers(name):
     )
     assert (config.optimizer, config.momentum, config.weight_decay, config.max_grad_norm) == ("sgd", 0.9, 0.0, 1.0)
     assert preset.augmentation.scale == (0.9, 1.33)
-    assert preset.augmentation.flip == 0.5
+    assert preset.augmentation.flip == "auto"
     assert learning_rate(config.steps - 1, config) == pytest.approx(0, abs=1e-9)
     assert "Arnab et al. 2021" in preset.about
 

@@ -44,6 +44,7 @@ from vivit_lab.video.suffixes import holds_pictures, is_video_name
 __all__ = ["app", "main"]
 
 app = typer.Typer(
+    rich_markup_mode="markdown",  # in which [ray] is text
     name="vivit-lab",
     help="See why a video transformer decided what it did.",
     no_args_is_help=True,
@@ -236,7 +237,7 @@ def predict(
     for row in best:
         likely = f"{row['probability']:.4f}" if "probability" in row else "-"
         table.add_row(row["label"], likely, f"{row['logit']:.3f}")
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 @app.command()
@@ -260,7 +261,7 @@ def info(
     table = Table(show_header=False, title=name, title_justify="left")
     for key, value in facts.items():
         table.add_row(key.replace("_", " "), str(value))
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def _video_facts(name: str) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def _show(table: BenchTable, out: Path | None, as_json: bool) -> None:
     for cells in table.cells():
         shown.add_row(*cells)
     print(table.title)
-    Console().print(shown)
+    Console(markup=False).print(shown)
     for line in table.remarks():
         print(line)
     if out is not None:

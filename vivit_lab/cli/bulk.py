@@ -23,6 +23,7 @@ FAILED_CLIPS = 3
 """Exit code of a run that is complete, but in which clips failed."""
 
 bulk = typer.Typer(
+    rich_markup_mode="markdown",  # in which [ray] is text
     name="bulk",
     help="Explain thousands of clips, resumably. Exit codes: 0 done, 1 stopped by an error, 2 wrong usage, "
     f"{FAILED_CLIPS} done but clips failed, 130 interrupted, 143 ended by SIGTERM.",
@@ -251,7 +252,7 @@ def _show_sweep(found: Any, *, as_json: bool) -> None:
     for row in [found.summary.to_pylist()[0], *found.worst(15)]:
         numbers = (f"{row[key]:.4g}" for key in ("accuracy", "margin", "kl"))
         table.add_row(row["mask"], str(row["removed"]), str(row["clips"]), *numbers)
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def _masks(text: str, seed: int, layers: int, heads: int) -> Any:
@@ -326,7 +327,7 @@ def _show(results: Any, *, as_json: bool) -> int:
     table = Table(show_header=False, title=results.run.store.root, title_justify="left")
     for name, value in results.summary(status).items():
         table.add_row(name, value)
-    Console().print(table)
+    Console(markup=False).print(table)
     for failure in failures:
         errors.print(f"{failure['stage']}: {failure['error']}", style="yellow", markup=False, soft_wrap=True)
     if status.errors > 5:

@@ -24,7 +24,12 @@ from vivit_lab.cli.options import (
 
 __all__ = ["heads"]
 
-heads = typer.Typer(name="heads", help="Score, describe and prune attention heads.", no_args_is_help=True)
+heads = typer.Typer(
+    rich_markup_mode="markdown",
+    name="heads",
+    help="Score, describe and prune attention heads.",
+    no_args_is_help=True,
+)
 
 _LISTED = 10  # heads that are named with their intervals
 
