@@ -254,7 +254,7 @@ def test_text_in_brackets_is_text(checkpoint, video, tmp_path, capsys, monkeypat
     assert "(extra [ray])" in capsys.readouterr().out
     model = VivitForVideoClassification.from_pretrained(checkpoint)
     names = {index: f"[red]danger {index}[/red]" for index in range(model.config.num_labels)}
-    VivitForVideoClassification(model.config.replace(id2label=names, label2id=None)).save_pretrained(tmp_path)
+    VivitForVideoClassification(model.config.replace(id2label=names)).save_pretrained(tmp_path)
     VivitImageProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path)
     assert run("predict", video, "--model", tmp_path) == 0
     assert "[red]danger 0[/red]" in capsys.readouterr().out
