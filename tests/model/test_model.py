@@ -72,9 +72,10 @@ def test_attentions_of_some_layers_only(implementation):
 
 
 def test_attentions_that_do_not_fit_are_refused_and_the_record_is_named(monkeypatch):
+    model = tiny()
     monkeypatch.setattr("vivit_lab.memory.free_bytes", lambda device: 1000)
     with pytest.raises(OutOfMemoryBudgetError, match=r"but 1 kB are free on cpu; use record_attention"):
-        tiny()(clips(), output_attentions=True)
+        model(clips(), output_attentions=True)
 
 
 def test_full_size_attentions_are_counted_as_they_are(monkeypatch):

@@ -46,7 +46,8 @@ _FOREIGN = {
 # The largest model that was published has 48 layers of width 6,144 (ViT-22B). These bounds are far above it and keep a
 # wrong number from filling the memory or the day before anything else notices it.
 _LARGEST = {
-    "image_size": 2**15, "num_frames": 2**17, "num_channels": 2**12, "hidden_size": 2**17, "num_hidden_layers": 1000,
+    "image_size": 2**15, "num_frames": 2**17, "num_channels": 2**12, "hidden_size": 2**17,
+    "pooler_output_size": 2**17, "num_hidden_layers": 1000,
     "num_attention_heads": 2**13, "intermediate_size": 2**20, "num_temporal_layers": 1000, "num_labels": 2**20,
 }  # fmt: skip
 
