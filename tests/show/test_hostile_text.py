@@ -294,6 +294,7 @@ NAMES_OF_FILES = {
     "heads.experiment._recovered": "numbers",
     "heads.experiment._scores": "as _point",
     "training.files.checkpoint": "numbers",
+    "video.index._stored_place": "a digest of the video, in hexadecimal",
 }
 
 
