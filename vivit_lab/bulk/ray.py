@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -19,6 +21,8 @@ from vivit_lab.processes import usable_cores
 
 __all__ = ["ClusterPlan", "RayExecutor", "plan_cluster"]
 
+_PRINTERS = "ray_"  # how the names of Ray's threads begin that print what it has to tell
+_FAREWELL = 10.0  # seconds in which they end
 _SHARE = 0.01  # of a CPU, for an actor: binds it to a node that computes, and leaves whole CPUs for decoding
 
 
@@ -105,6 +109,12 @@ class RayExecutor:
             options |= {"num_cpus": (self.workers or usable_cores()) + 1, "include_dashboard": False}
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a library does not report what its user does
         on_stop = signal.getsignal(signal.SIGTERM)
+        with redirect_stdout(_QuietOutput(sys.stdout)), self._started(ray, options, on_stop):
+            yield
+
+    @contextmanager
+    def _started(self, ray: Any, options: dict[str, Any], on_stop: Any) -> Iterator[None]:
+        """Start Ray or connect to it, and let it go at the end."""
         try:
             _check_address(self.address)
             ray.init(self.address or "local", **options)
@@ -120,7 +130,40 @@ class RayExecutor:
         try:
             yield
         finally:
-            ray.shutdown()
+            with redirect_stdout(io.StringIO()):  # it repeats what its threads have told
+                ray.shutdown()
+            for thread in threading.enumerate():
+                if thread.name.startswith(_PRINTERS):
+                    thread.join(_FAREWELL)
+
+
+class _QuietOutput(io.TextIOBase):
+    """Standard output without what Ray's own threads print there: pages of its logs, amid our JSON.
+
+    Of each message of theirs the first line goes to standard error.
+
+    Args:
+        output: the real one.
+    """
+
+    def __init__(self, output: Any) -> None:
+        self._output = output
+
+    def write(self, text: str) -> int:
+        """Write to where it belongs."""
+        if threading.current_thread().name.startswith(_PRINTERS):
+            sys.stderr.write(text[: text.find("\n") + 1] if "\n" in text else text)
+        else:
+            self._output.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the real one."""
+        self._output.flush()
+
+    def isatty(self) -> bool:
+        """Whether the real one is a terminal."""
+        return self._output.isatty()
 
 
 def _check_address(address: str | None) -> None:
