@@ -79,13 +79,27 @@ from vivit_lab.cli.app import main
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
 """
+SIGNALLED = """
+import signal
+import sys
+from vivit_lab.cli.app import main
+from vivit_lab.processes import Stopped, stopping_on_signals
+
+if __name__ == "__main__":
+    with stopping_on_signals():
+        code = main(sys.argv[1:])
+        try:
+            signal.raise_signal(signal.SIGTERM)  # Ray has not taken it over
+        except Stopped:
+            sys.exit(code)
+"""
 
 
 def test_the_command_line_starts_ray_on_this_machine(checkpoint, movies, finished, tmp_path):
     pytest.importorskip("ray")
     link_clips(tmp_path / "clips", movies, 6)
     options = ["--model", checkpoint, "--stride", 1, "--shard-size", 4, "--batch-size", 4, "--workers", 1, "--json"]
-    (tmp_path / "script.py").write_text(ALONE)
+    (tmp_path / "script.py").write_text(SIGNALLED)
     command = [tmp_path / "script.py", "bulk", "run", tmp_path / "clips", "--out", tmp_path / "run", *options]
     environment = {**os.environ, **PATIENT, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -288,9 +302,11 @@ def small_cluster(tmp_path_factory):
             patch.setenv(name, value)
         small = SmallCluster()
         small.fill()
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         ray.init(address=small.cluster.address, log_to_driver=False, logging_level="error")
         yield small
         ray.shutdown()
+        signal.signal(signal.SIGTERM, on_sigterm)
         small.cluster.shutdown()
 
 
@@ -411,7 +427,8 @@ def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(cluster, checkpoint, m
         assert set(results.to_pandas().status) == {"ok"}
 
 
-def test_a_frozen_actor_does_not_hold_the_run(cluster, checkpoint, movies, tmp_path):
+@pytest.mark.parametrize("models", [1, 2])
+def test_a_frozen_actor_does_not_hold_the_run(models, cluster, checkpoint, movies, tmp_path):
     videos = link_clips(tmp_path / "clips", movies, 40)
     frozen, out = [], tmp_path / "run"
 
@@ -427,7 +444,7 @@ def test_a_frozen_actor_does_not_hold_the_run(cluster, checkpoint, movies, tmp_p
     watcher = threading.Thread(target=freeze_one)
     watcher.start()
     try:
-        job, engine = tiny_job(checkpoint, shard_size=2), RayExecutor(models=2, patience=100)
+        job, engine = tiny_job(checkpoint, shard_size=2), RayExecutor(models=models, patience=100)
         results = run_bulk(job, videos, out, executor=engine, progress=False)
     finally:
         watcher.join()

@@ -152,7 +152,16 @@ def test_a_worker_that_is_ended_from_outside_is_told_in_words():
     assert waiting.done()
 
 
-def test_signals_are_left_as_they_were():
+@pytest.fixture
+def undecided():
+    """This process as it begins: nobody has decided what a signal does."""
+    before = [signal.signal(number, signal.SIG_DFL) for number in SIGNALS[1:]]
+    yield
+    for number, handler in zip(SIGNALS[1:], before, strict=True):
+        signal.signal(number, handler)
+
+
+def test_signals_are_left_as_they_were(undecided):
     before = {number: signal.getsignal(number) for number in SIGNALS}
     with pytest.raises(Stopped, match="stopped by SIGTERM"), stopping_on_signals() as came:
         signal.raise_signal(signal.SIGTERM)

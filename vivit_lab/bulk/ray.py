@@ -42,7 +42,8 @@ class RayExecutor:
         timeout: seconds that one clip's decoding may take, in its task.
         ahead: clips that are decoded before they are needed, a model; twice its share of the CPUs plus 8 where None.
         patience: seconds without a finished shard after which the run is given up; more than a shard takes. A tenth
-            of it is also how long a shard may take before an actor that has nothing to do is given the same shard.
+            of it is also how long a shard may take before an actor that has nothing to do is given the same shard, and
+            how long the late one may then leave a question unanswered before it is started anew.
 
     Raises:
         InputError: a number is not positive.
@@ -76,16 +77,18 @@ class RayExecutor:
         from ray.exceptions import RayError
 
         from vivit_lab.bulk.ray_dispatch import Dispatch
-        from vivit_lab.bulk.ray_work import ModelWorker
+        from vivit_lab.bulk.ray_work import PULSE, ModelWorker
 
         with self._connected():
             plan = plan_cluster(self, [one["Resources"] for one in ray.nodes() if one["Alive"]], len(shards))
-            actor: Any = ray.remote(
+            remote: Any = ray.remote  # its types do not know of groups
+            actor = remote(
                 num_cpus=plan.num_cpus,
                 num_gpus=plan.num_gpus,
                 max_restarts=-1,
                 max_task_retries=-1,
                 scheduling_strategy="SPREAD",
+                concurrency_groups={PULSE: 1},
             )(ModelWorker)
             models = [actor.remote(task, self.timeout, plan.ahead, plan.threads) for _ in range(plan.models)]
             try:
@@ -118,8 +121,7 @@ class RayExecutor:
         try:
             _check_address(self.address)
             ray.init(self.address or "local", **options)
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, on_stop)  # Ray's own handler would leave this process at once
+            _on_sigterm(on_stop)  # Ray's own handler would leave this process at once
         except OSError as error:
             if self.address is None:
                 raise
@@ -132,9 +134,15 @@ class RayExecutor:
         finally:
             with redirect_stdout(io.StringIO()):  # it repeats what its threads have told
                 ray.shutdown()
+            _on_sigterm(on_stop)  # Ray has let the signal end this process
             for thread in threading.enumerate():
                 if thread.name.startswith(_PRINTERS):
                     thread.join(_FAREWELL)
+
+
+def _on_sigterm(handler: Any) -> None:
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 class _QuietOutput(io.TextIOBase):

@@ -35,6 +35,9 @@ class _Given:
     contents: dict[str, Any]
     began: float
     is_late: bool = False
+    pulse: Any = None
+    """Asked of an actor that is late."""
+    asked: float = 0.0
 
 
 class Dispatch:
@@ -53,6 +56,7 @@ class Dispatch:
         self.busy: dict[Any, _Given] = {}
         self.kept: dict[int, _Shard] = {}  # actor → the shard it is decoding ahead
         self.idle = list(range(len(models)))
+        self.started = [model.pulse.remote() for model in models]
         self.slowest = 0.0
 
     def run(self, on_shard: OnShard) -> None:
@@ -116,14 +120,27 @@ class Dispatch:
     def _look_for_late(self, now: float) -> None:
         """Let others do what an actor is at for so long that it may be frozen, or wait for a node that never comes.
 
-        A part that is written twice is the same part.
+        A part that is written twice is the same part. A frozen actor keeps the CPUs on which its clips were decoded,
+        maybe all of them, so one that does not answer is ended; Ray starts it anew.
         """
-        limit = max(_SLOW * self.slowest, self.patience / 10)
+        limit = self.patience / 10
         for given in self.busy.values():
-            if now - given.began > limit and not given.is_late:
+            model = self.models[given.model]
+            if given.is_late:
+                if given.pulse and now - given.asked > limit:
+                    if not _is_there(given.pulse):
+                        ray.kill(model, no_restart=False)
+                    given.pulse = None
+            elif now - given.began > max(_SLOW * self.slowest, limit):
                 given.is_late = True
                 kept = self.kept.pop(given.model, None)
                 self.todo.extend([given.shard, *([kept[0]] if kept else [])])
+                if _is_there(self.started[given.model]):
+                    given.pulse, given.asked = model.pulse.options(max_task_retries=0).remote(), now
+
+
+def _is_there(result: Any) -> bool:
+    return bool(ray.wait([result], timeout=0)[0])
 
 
 @contextmanager

@@ -28,7 +28,10 @@ from vivit_lab.bulk.shard import ShardReport, Stage, run_shard
 from vivit_lab.bulk.tasks import Task
 from vivit_lab.errors import BackendError, InputError
 
-__all__ = ["ModelWorker", "RayDecoder", "decode_in_time", "is_alive"]
+__all__ = ["PULSE", "ModelWorker", "RayDecoder", "decode_in_time", "is_alive"]
+
+PULSE = "pulse"
+"""The actor's thread that answers while the other one is at work."""
 
 _PAUSE = 0.5  # seconds before a clip is sent again whose node was lost
 _STARTS = 5  # of a process to decode in, on whatever node
@@ -178,6 +181,10 @@ class ModelWorker:
             return self._do(shard, following, contents)
         except Exception as error:
             return error
+
+    @ray.method(concurrency_group=PULSE)
+    def pulse(self) -> None:
+        """Answer, to show that this process runs."""
 
     def _do(self, shard: int, following: int | None, contents: dict[str, Any]) -> ShardReport:
         self._decoder.contents |= contents
