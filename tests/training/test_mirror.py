@@ -39,6 +39,14 @@ from vivit_lab.video.encode import MovieWriter
         (["←", "→", "↑", "↓"], {"←": "→", "→": "←"}),
         (["↖ fast", "↗ fast"], {"↖ fast": "↗ fast", "↗ fast": "↖ fast"}),
         (["swipe_l", "swipe_r"], {"swipe_l": "swipe_r", "swipe_r": "swipe_l"}),
+        (["turnleft", "turnright"], {"turnleft": "turnright", "turnright": "turnleft"}),
+        (["<-", "->"], {"<-": "->", "->": "<-"}),
+        (["Linksabbieger", "Rechtsabbieger"], {"Linksabbieger": "Rechtsabbieger", "Rechtsabbieger": "Linksabbieger"}),
+        (["-90", "90", "C", "C++", "jump!", "jump", "brightleft"], {}),
+        (
+            ["left 5", "left -5", "right 5", "right -5"],
+            {"left 5": "right 5", "right 5": "left 5", "left -5": "right -5", "right -5": "left -5"},
+        ),
         (["up", "down", "zoom in", "bright", "leftover", "letter l"], {}),
     ],
     ids=lambda value: None if isinstance(value, dict) else value[0],
@@ -50,6 +58,12 @@ def test_partners_are_found(classes, partner):
     for name in classes:
         assert mirror.of(name) == partner.get(name, name)
         assert mirror.of(mirror.of(name)) == name
+
+
+def test_a_class_with_two_possible_images_is_not_mirrored():
+    mirror = mirror_of(["Left", "left", "right"])
+    assert dict(mirror.partner) == {}
+    assert mirror.alone == ("Left", "left", "right")
 
 
 def test_a_side_without_its_partner_is_not_mirrored():

@@ -30,10 +30,21 @@ _PAIRS = (
     *zip("←↖↙⇐⇖⇙⟵↤⬅⬉⬋◀↰↲↶↺⤶", "→↗↘⇒⇗⇘⟶↦➡⬈⬊▶↱↳↷↻⤷", strict=True),
 )
 _OPPOSITE = {**dict(_PAIRS), **{b: a for a, b in _PAIRS}}
-# a single letter is a side only where the class of the other letter is there too, as in swipe_l and swipe_r
-_LETTERS = {"l": "r", "r": "l"}
+# a side only where the class of the other one is there too: swipe_l and swipe_r, turnleft and turnright, <- and ->
+_FAINT = (
+    ("left", "right"),
+    ("links", "rechts"),
+    ("gauche", "droite"),
+    ("izquierda", "derecha"),
+    ("esquerda", "direita"),
+    ("sinistra", "destra"),
+    ("左", "右"),
+)
+_OTHER = {**dict(_FAINT), **{b: a for a, b in _FAINT}, "l": "r", "r": "l"}
+_INSIDE = re.compile("|".join(side for pair in _FAINT for side in pair))
+_TURNED = str.maketrans("<>", "><")
 _ARROWS = "".join(sign for sign in _OPPOSITE if not sign.isascii())
-_WORDS = re.compile(rf"[{_ARROWS}]|[^\W_]+|[^\x00-\x7f\w\s]")
+_WORDS = re.compile(rf"[{_ARROWS}]|[^\W_]+|[^\x00-\x7f\w\s]|<[-=]+>?|[-=]+>|<<+|>>+")
 
 
 @dataclass(frozen=True)
@@ -69,8 +80,10 @@ def mirror_of(classes: Sequence[str]) -> Mirror:
     A class is one if a word of its name is a side (left, right, their -ward and -hand forms, east, west, an arrow that
     points to a side) or a sense of rotation (clockwise, counterclockwise, anticlockwise, cw, ccw, turning arrows).
     Words are told apart at spaces, punctuation, underscores and capitals: ``turn_left``, ``TurnLeft``, ``up-left``. The
-    direction templates of Something-Something ("… from left to right") are of this kind. The letters l and r count only
-    where exchanging them gives another class. Up and down, and whatever a name does not say, are not looked at.
+    direction templates of Something-Something ("… from left to right") are of this kind. The letters l and r, arrows
+    like ``->``, a side within a longer word (``turnleft``) and sides in some other languages count only where
+    exchanging them gives another class. Classes that the words do not tell apart ("left 5", "left -5") are each other's
+    image only if all other signs are the same. Up and down, and whatever a name does not say, are not looked at.
 
     Args:
         classes: names of all classes.
@@ -80,21 +93,38 @@ def mirror_of(classes: Sequence[str]) -> Mirror:
         Mirror(partner={'turn_left': 'turn_right', 'turn_right': 'turn_left'}, alone=('spin clockwise',))
     """
     words = {name: _words(name) for name in classes}
-    named = {each: name for name, each in reversed(words.items())}
     partner, alone = {}, []
     for name, each in words.items():
         image = tuple(_OPPOSITE.get(word, word) for word in each)
-        if image != each:
-            other = named.get(image)
-            if other is None:
-                alone.append(name)
-            elif other != name:
-                partner[name] = other
-        else:
-            other = named.get(tuple(_LETTERS.get(word, word) for word in each), name)
-            if other != name:
-                partner[name] = other
+        certain = image != each
+        if not certain:
+            image = tuple(map(_faint_image, each))
+        other = _the_one(name, image, words) if image != each else name
+        if other is None and certain:
+            alone.append(name)
+        elif other not in (None, name):
+            partner[name] = other
     return Mirror(MappingProxyType(partner), tuple(alone))
+
+
+def _the_one(name: str, image: tuple[str, ...], words: Mapping[str, tuple[str, ...]]) -> str | None:
+    """Return the class whose words are an image's; where words name several, the one with the same other signs."""
+    others = [other for other, each in words.items() if each == image]
+    likewise = [other for other, each in words.items() if each == words[name]]
+    if len(others) == len(likewise) == 1:
+        return others[0]
+    others, likewise = ([each for each in group if _signs(each) == _signs(name)] for group in (others, likewise))
+    return others[0] if len(others) == len(likewise) == 1 else None
+
+
+def _faint_image(word: str) -> str:
+    if word[0] in "<>-=":
+        return word[::-1].translate(_TURNED)
+    return _OTHER.get(word) or _INSIDE.sub(lambda side: _OTHER[side[0]], word)
+
+
+def _signs(name: str) -> list[str]:
+    return re.findall(r"[^\w\s]", name)
 
 
 def _words(name: str) -> tuple[str, ...]:
