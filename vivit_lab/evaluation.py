@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,7 +27,7 @@ from vivit_lab.attribution.transition import TransitionAttentionMaps
 from vivit_lab.attribution.value_norm import ValueNormRollout
 from vivit_lab.checkpoints.bundled import verify_bundled
 from vivit_lab.clips.listing import list_clips
-from vivit_lab.errors import InputError, MissingExtraError
+from vivit_lab.errors import InputError, MissingExtraError, ShortClipWarning
 from vivit_lab.faithfulness.data import EvaluationBatch, EvaluationData
 from vivit_lab.faithfulness.evaluate import label_of
 from vivit_lab.faithfulness.report import FaithfulnessReport
@@ -160,7 +162,7 @@ class Videos:
         clips = [self._read(index, frames) for index in indices]
         pixels = torch.cat([clip.pixel_values for clip in clips if clip.pixel_values is not None])
         labels = None if self.classes is None else torch.tensor([self.classes[index] for index in indices])
-        names = [str(self.paths[index]) for index in indices]
+        names = [self._names[index] for index in indices]
         if self.planted is None:
             return EvaluationBatch(pixels, names, labels)
         truth, grid = [self.planted[index] for index in indices], self.config.grid
@@ -175,10 +177,27 @@ class Videos:
         if start is None and end is None:
             return read_clip(self.paths[index], count, self.stride, processor=self.processor)
         times = load_index(self.paths[index])
-        first = 0 if start is None else times.frame_at(start)
-        stop = len(times) if end is None else int(np.searchsorted(times.seconds, end, side="left"))
-        indices = (first + self.stride * np.arange(count)).clip(max=max(stop - 1, first))
-        return self.processor.prepare(read_frames(self.paths[index], indices))
+        first, stop = times.span(start, end, self.paths[index])
+        indices = first + self.stride * np.arange(count)
+        if short := int((indices >= stop).sum()):
+            text = (
+                f"the segment of {self.paths[index]} ends {short} frames before the window does; its last frame repeats"
+            )
+            warnings.warn(text, ShortClipWarning, stacklevel=2)
+        indices = indices.clip(max=stop - 1)
+        return self.processor.prepare(read_frames(self.paths[index], indices, index=times))
+
+    @cached_property
+    def _names(self) -> list[str]:
+        """What each clip is called: its path, with its segment where the file is there more than once."""
+        names, often, seen = [], Counter(map(str, self.paths)), Counter()
+        for number, path in enumerate(map(str, self.paths)):
+            if often[path] > 1:
+                start, end = (None, None) if self.segments is None else self.segments[number]
+                path += f" [{0 if start is None else start:g} s, {'end' if end is None else f'{end:g} s'}]"
+            seen[path] += 1
+            names.append(f"{path} ({seen[path]})" if seen[path] > 1 else path)
+        return names
 
     def describe(self) -> dict[str, Any]:
         """See ``EvaluationData.describe``."""

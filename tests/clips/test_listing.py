@@ -256,7 +256,29 @@ def test_segments_are_honoured_by_evaluation_as_by_training(labelled, tmp_path):
     (tmp_path / "t.csv").write_text(f"path,label,start,end\n{path},LABEL_0,0.3,0.8\n{path},LABEL_0,1.0,\n")
     data = open_data(tmp_path / "t.csv", model.config, processor, stride=2)
     first = lab.read_frames(path, [3, 5, 7, 7])  # 0.8 s is frame 8, which the segment does not hold
-    assert data.batch([0]).pixel_values.equal(processor.prepare(first).pixel_values)
+    with pytest.warns(lab.ShortClipWarning, match=r"the segment of .* ends 1 frames before the window does"):
+        batch = data.batch([0])
+    assert batch.pixel_values.equal(processor.prepare(first).pixel_values)
     second = lab.read_frames(path, [10, 11, 11, 11])
-    assert data.batch([1]).pixel_values.equal(processor.prepare(second).pixel_values)
+    with pytest.warns(lab.ShortClipWarning, match="its last frame repeats"):
+        later = data.batch([1])
+    assert later.pixel_values.equal(processor.prepare(second).pixel_values)
+    # a report tells clips apart by their names
+    assert (*batch.names, *later.names) == (f"{path} [0.3 s, 0.8 s]", f"{path} [1 s, end]")
     assert data.describe()["segments"] == [[0.3, 0.8], [1.0, None]]
+
+
+def test_a_segment_outside_its_video_is_refused_by_evaluation_as_by_bulk_runs(labelled, tmp_path):
+    folder, model, processor = labelled
+    path = lab.find_clips(folder)[0].path
+    (tmp_path / "t.csv").write_text(f"path,label,start,end\n{path},LABEL_0,9,10\n")
+    with pytest.raises(InputError, match=r"the segment begins at 9\.0 s, outside .*, which lasts 1\.200 s"):
+        open_data(tmp_path / "t.csv", model.config, processor).batch([0])
+
+
+def test_a_clip_that_is_listed_twice_has_two_names(labelled, tmp_path):
+    folder, model, processor = labelled
+    path = lab.find_clips(folder)[0].path
+    (tmp_path / "t.csv").write_text(f"path,label\n{path},LABEL_0\n{path},LABEL_0\n")
+    data = open_data(tmp_path / "t.csv", model.config, processor)
+    assert data.batch([0, 1]).names == [f"{path} [0 s, end]", f"{path} [0 s, end] (2)"]

@@ -18,7 +18,7 @@ import numpy as np
 
 from vivit_lab.bulk.marks import mark_video
 from vivit_lab.bulk.rows import ClipRow, Decoded, Failure, Outcome
-from vivit_lab.errors import ColorWarning, DecodeWarning, FrameTimesWarning, InputError, ShortClipWarning, StorageError
+from vivit_lab.errors import ColorWarning, DecodeWarning, FrameTimesWarning, ShortClipWarning, StorageError
 from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.video.clip import Clip
 from vivit_lab.video.index import load_index
@@ -109,11 +109,8 @@ def read_row(path: str | os.PathLike[str], row: ClipRow, spec: DecodeSpec, *, th
     if spec.sampling == "window" and row.end is None:
         return read_clip(path, spec.num_frames, spec.stride, start, threads=threads)
     index = load_index(path)
-    if not 0 <= start < index.end:
-        raise InputError(f"the segment begins at {start} s, outside {row.path}, which lasts {index.end:.3f} s")
-    first, last = index.frame_at(start), len(index) - 1
-    if row.end is not None:  # the frame that is shown at the end's very moment is not in it
-        last = max(first, min(last, int(np.searchsorted(index.seconds, row.end - float(index.time_base) / 2)) - 1))
+    first, stop = index.span(start, row.end, row.path)
+    last = stop - 1
     if spec.sampling == "window":
         wanted = first + spec.stride * np.arange(spec.num_frames)
         short = int((wanted > last).sum())

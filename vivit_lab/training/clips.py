@@ -151,11 +151,7 @@ def stretch_of(clip: LabelledClip, index: FrameIndex) -> tuple[int, int]:
     Raises:
         InputError: the clip begins after the video's end.
     """
-    if clip.start is not None and clip.start >= index.end:
-        raise InputError(f"{clip.path} ends at {index.end:.3f} s, before the clip's start at {clip.start} s")
-    start = 0 if clip.start is None else index.frame_at(clip.start)
-    stop = len(index) if clip.end is None else int(np.searchsorted(index.seconds, clip.end, side="left"))
-    return start, max(stop, start + 1)
+    return index.span(clip.start, clip.end, clip.path)
 
 
 def read_window(clip: LabelledClip, index: FrameIndex, frames: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from av.error import FFmpegError
 
-from vivit_lab.errors import DecodeError, StorageError
+from vivit_lab.errors import DecodeError, InputError, StorageError
 from vivit_lab.video.keyframes import is_clean_start, lasting_settings
 from vivit_lab.video.source import DECODER_ERRORS, Source, exact, open_video, source_name
 from vivit_lab.video.tables import Packet, table_packets
@@ -121,6 +121,24 @@ class FrameIndex:
         # half a tick of grace: 3 * 0.04 is a little less than the 0.12 s of the file
         place = np.searchsorted(self.seconds, seconds + float(self.time_base) / 2, side="right")
         return max(int(place) - 1, 0)
+
+    def span(self, start: float | None, end: float | None, name: object = "the video") -> tuple[int, int]:
+        """Return the half-open span of frames (first, stop) of a segment, at least one.
+
+        Args:
+            start: seconds from the first frame; None is the video's beginning.
+            end: likewise; the frame that is shown at the end's very moment is not in it. None is the video's end.
+            name: what an error calls the video.
+
+        Raises:
+            InputError: the segment begins before the video or after its end.
+        """
+        if start is not None and not 0 <= start < self.end:
+            raise InputError(f"the segment begins at {start} s, outside {name}, which lasts {self.end:.3f} s")
+        first = 0 if start is None else self.frame_at(start)
+        if end is None:
+            return first, len(self)
+        return first, max(first + 1, int(np.searchsorted(self.seconds, end - float(self.time_base) / 2)))
 
     def keyframe_before(self, frame: int) -> int:
         """Return the place in ``keyframes`` of the last key frame that is shown no later than a frame."""
