@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.video.break_video import claim_frames
 from tests.video.make_video import FRAME, Variant
-from vivit_lab.errors import DecodeError, NotAVideoError, StorageError
+from vivit_lab.errors import DecodeError, InputError, NotAVideoError, StorageError
 from vivit_lab.video.index import FrameIndex, _Cache, _increasing, load_index
 from vivit_lab.video.keyframes import is_clean_start
 from vivit_lab.video.read import read_clip, read_frames
@@ -101,6 +101,17 @@ def test_times_and_ends():
     assert index.vfr
     assert [index.frame_at(time) for time in (0, 0.0399, 0.04, 0.1, 0.2, 99)] == [0, 1, 1, 1, 2, 2]
     assert index_of([7], last=0).fps == 25
+
+
+def test_a_segment_is_a_span_of_frames():
+    ntsc = FrameIndex(np.arange(30, dtype=np.int64) * 1001, np.zeros(1, np.int64), Fraction(1, 30000), 1001)
+    # 0.033367 s is 1001/30000, rounded: the frame that begins there is not in a segment that ends there
+    assert ntsc.span(0.033367, None) == ntsc.span(0.033366, 99.0) == (1, 30)
+    assert ntsc.span(None, 0.033367) == ntsc.span(0.0, 0.033366) == (0, 1)
+    assert ntsc.span(0.5, 0.5001) == (14, 15)
+    for start in (-0.1, 1.002, float("inf")):
+        with pytest.raises(InputError, match=r"the segment begins at .* s, outside a\.mp4, which lasts 1\.001 s"):
+            ntsc.span(start, None, "a.mp4")
 
 
 def test_even_times_within_rounding_are_not_variable():
