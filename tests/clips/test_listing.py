@@ -166,6 +166,28 @@ def test_folders_of_splits(tmp_path):
     assert str(found) == "3 clips, 2 classes from folders, 2 train and 1 validation"
 
 
+def test_folders_of_splits_are_never_classes(tmp_path):
+    touch(tmp_path, "train/1.mp4", "test/2.mp4")  # no classes known
+    found = lab.list_clips(tmp_path)
+    assert found.table["split"].to_pylist() == ["test", "train"]
+    assert str(found) == "2 clips, no labels, 1 test and 1 train"
+    touch(tmp_path, "train/up/3.mp4", "extra/4.mp4")
+    found = lab.list_clips(tmp_path)
+    assert found.table["split"].to_pylist() == [None, "test", "train", "train"]
+    why = "lies in no folder of a split, as others do, so names of folders are taken for no labels"
+    assert str(found) == f"4 clips, no labels, 1 test and 2 train; {tmp_path / 'extra/4.mp4'} {why}"
+
+
+def test_a_class_may_be_called_as_a_split(tmp_path):
+    touch(tmp_path, "train/1.mp4", "car/2.mp4")
+    assert str(lab.list_clips(tmp_path)) == "2 clips, 2 classes from folders"
+
+
+def test_other_endings_and_hidden_files(tmp_path):
+    touch(tmp_path, "up/1.flv", "up/2.WMV", "up/._2.mp4", "down/3.ogv")
+    assert str(lab.list_clips(tmp_path)) == "3 clips, 2 classes from folders"
+
+
 def test_names_of_folders_are_labels_where_they_are_classes(tmp_path):
     touch(tmp_path, "2020/1.mp4", "2021/2.mp4")
     classes = {0: "up", 1: "down"}
@@ -205,7 +227,10 @@ def test_kinetics_own_table(tmp_path):
     assert first["path"] == str(tmp_path / "train/air drumming/abc_000010_000020.mp4")
     assert (first["label"], first["split"], first["start"]) == ("air drumming", "train", None)
     assert second["path"] == str(tmp_path / "007_000003_000013.mp4")
-    assert "1 files are missing, such as" in str(found)
+    assert "1 file is missing, such as" in str(found)
+    (tmp_path / "k.csv").write_text("label,youtube_id,time_start,time_end\nair drumming,abc,,20\n")
+    with pytest.raises(InputError, match="the columns time_start and time_end want whole seconds"):
+        lab.list_clips(tmp_path / "k.csv")
 
 
 def test_missing_and_repeated_files_are_named(tmp_path):
@@ -213,7 +238,36 @@ def test_missing_and_repeated_files_are_named(tmp_path):
     (tmp_path / "t.csv").write_text("path,label\na.mp4,x\na.mp4,x\nb.mp4,y\nc.mp4,\n")
     told = str(lab.list_clips(tmp_path / "t.csv"))
     assert told.startswith("4 clips, 2 classes from table, 1 without a label, 2 files are missing, such as ")
-    assert told.endswith(f"1 clips are there more than once, such as {tmp_path / 'a.mp4'}")
+    assert told.endswith(f"1 clip is there more than once, such as {tmp_path / 'a.mp4'}")
+    (tmp_path / "t.csv").write_text("path,label\na.mp4,x\na.mp4,y\n")
+    told = str(lab.list_clips(tmp_path / "t.csv"))
+    assert told.endswith(f"1 clip is there with different labels, such as {tmp_path / 'a.mp4'} (x, y)")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.parquet", b"PAR1 and no more", "wants a header with the column path and a row"),
+        ("t.txt", "a.mp4 caf\xe9\n".encode("latin-1"), "is not UTF-8"),
+        ("t.csv", b"path,path,label\na.mp4,a.mp4,x\n", "has the column path more than once"),
+        ("t.parquet", {"path": ["a.mp4"], "label": [["x", "y"]]}, "the column label wants text or numbers, got list"),
+        ("t.parquet", {"path": ["a.mp4"], "start": [[1.0]]}, "the column start wants seconds"),
+        ("t.parquet", {"path": [b"a.mp4"]}, "the column path wants text, got binary"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_damaged_tables_are_told(name, content, message, tmp_path):
+    if isinstance(content, dict):
+        pq.write_table(pa.table(content), tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        lab.list_clips(tmp_path / name)
+
+
+def test_a_place_that_cannot_be_reached_is_told():
+    with pytest.raises(lab.StorageError, match=r"http://127\.0\.0\.1:1/x\.csv cannot be read"):
+        lab.list_clips("http://127.0.0.1:1/x.csv")
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -15,7 +16,7 @@ import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
-from vivit_lab.errors import InputError
+from vivit_lab.errors import InputError, StorageError, VivitLabError
 from vivit_lab.video.suffixes import VIDEO_SUFFIXES, is_video_name
 
 __all__ = ["CLIP_SCHEMA", "ClipList", "file_system_of", "list_clips"]
@@ -36,6 +37,7 @@ CLIP_SCHEMA = pa.schema(
 )
 """The columns of a list of clips: path or URL, seconds of the segment, class, split, and path of a mask."""
 
+_CLIP = ("path", "start", "end")  # what tells clips apart
 _TABLES = (".csv", ".tsv", ".parquet")
 _LISTS = (".txt", ".list")
 _EXPORTED = {"start_seconds": "start", "end_seconds": "end"}  # as a run's own tables call them
@@ -84,9 +86,11 @@ class ClipList:
         if splits:
             told.append(" and ".join(f"{count} {split}" for split, count in splits.items()))
         if missing := self.missing():
-            told.append(f"{len(missing)} files are missing, such as {missing[0]}")
+            told.append(f"{_count(missing, 'file')} missing, such as {missing[0]}")
         if twice := self.duplicates():
-            told.append(f"{len(twice)} clips are there more than once, such as {twice[0]}")
+            told.append(f"{_count(twice, 'clip')} there more than once, such as {twice[0]}")
+        if torn := self._contradictions():
+            told.append(f"{_count(torn, 'clip')} there with different labels, such as {torn[0]}")
         return "; ".join([", ".join(told), *self.notes])
 
     def missing(self) -> list[str]:
@@ -96,8 +100,15 @@ class ClipList:
 
     def duplicates(self) -> list[str]:
         """Return the files of which a segment, or the whole, is listed more than once."""
-        segments = Counter(zip(*(self.table[name].to_pylist() for name in ("path", "start", "end")), strict=True))
+        segments = Counter(zip(*(self.table[name].to_pylist() for name in _CLIP), strict=True))
         return [segment[0] for segment, count in segments.items() if count > 1]
+
+    def _contradictions(self) -> list[str]:
+        """Return the clips of ``duplicates`` whose labels differ."""
+        labels: dict[Any, set[str | None]] = {}
+        for *clip, label in zip(*(self.table[name].to_pylist() for name in (*_CLIP, "label")), strict=True):
+            labels.setdefault(tuple(clip), set()).add(label)
+        return [f"{path} ({_few(sorted(map(str, names)))})" for (path, *_), names in labels.items() if len(names) > 1]
 
     def for_classes(self, classes: Mapping[int, str]) -> ClipList:
         """Return the list with the labels that a model's classes give a meaning.
@@ -133,6 +144,10 @@ def _is_number(name: str, count: int) -> bool:
     return name.strip().isdecimal() and int(name) < count
 
 
+def _count(things: list[str], what: str) -> str:
+    return f"1 {what} is" if len(things) == 1 else f"{len(things)} {what}s are"
+
+
 def _few(names: list[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
@@ -161,8 +176,9 @@ def list_clips(source: str | os.PathLike[str] | list[str | os.PathLike[str]]) ->
         source: one of these, as a path or a URL that fsspec knows (``s3://…``, ``memory://…``):
 
             - a folder, which is searched. Where all videos lie in folders of it, those are the classes
-              (``FOLDER/CLASS/…``); they may lie in folders of splits (``FOLDER/train/CLASS/…``, val, test). A
-              ``manifest.csv``, ``.tsv`` or ``.parquet`` in it is read instead.
+              (``FOLDER/CLASS/…``); they may lie in folders of splits (``FOLDER/train/CLASS/…``, val, test), which are
+              never classes. Hidden files and folders are left out. A ``manifest.csv``, ``.tsv`` or ``.parquet`` in it
+              is read instead.
             - a table, CSV, TSV or Parquet, with the column ``path`` (relative to the table) and, if wanted, ``label``
               (or ``label_name``, which goes first), ``start`` and ``end`` in seconds (or ``start_seconds`` and
               ``end_seconds``, as a run exports them), ``split`` (train, val or validation, test) and ``mask``;
@@ -174,7 +190,17 @@ def list_clips(source: str | os.PathLike[str] | list[str | os.PathLike[str]]) ->
     Raises:
         InputError: there is no such thing or no video in it, a table lacks its column, a segment is empty, or a split
             is none.
+        StorageError: the place cannot be read.
     """
+    try:
+        return _list_clips(source)
+    except (VivitLabError, FileNotFoundError):
+        raise
+    except OSError as error:
+        raise StorageError(f"{source} cannot be read: {error}") from error
+
+
+def _list_clips(source: str | os.PathLike[str] | list[str | os.PathLike[str]]) -> ClipList:
     if isinstance(source, (list, tuple)):
         return _named(_paths([_absolute(os.fspath(video)) for video in source], "the list"), "the list", None)
     name = os.fspath(source)
@@ -200,22 +226,26 @@ def list_clips(source: str | os.PathLike[str] | list[str | os.PathLike[str]]) ->
 
 
 def _search(fs: Any, place: str, name: str) -> ClipList:
-    """Return the videos of a folder; hidden folders are left out."""
+    """Return the videos of a folder; hidden files and folders are left out."""
     root = place.rstrip("/")
     found = sorted(item for item in fs.find(place) if is_video_name(item))
     within = [(item, item[len(root) :].strip("/").split("/")) for item in found]
-    within = [(item, parts) for item, parts in within if not any(part.startswith(".") for part in parts[:-1])]
+    within = [(item, parts) for item, parts in within if not any(part.startswith(".") for part in parts)]
     table = _paths(_urls(fs, [item for item, _ in within]), name)
     places = [parts for _, parts in within]
-    splits = [_SPLITS.get(parts[0].lower()) for parts in places]
-    if not places or not all(splits) or not all(len(parts) > 2 for parts in places):
-        splits = [None] * len(places)
+    splits = [_SPLITS.get(parts[0].lower()) if len(parts) > 1 else None for parts in places]
+    if not all(splits) and len({*splits} - {None}) < 2:
+        splits = [None] * len(places)  # one folder of that name among others is a class
+    table = table.append_column("split", pa.array(splits, pa.string()))
+    if not all(splits) and any(splits):
+        beside = next(item for (item, _), split in zip(within, splits, strict=True) if not split)
+        note = f"{beside} lies in no folder of a split, as others do, so names of folders are taken for no labels"
+        return replace(_named(table, name, None), notes=(note,))
     depth = int(any(splits))
     if not places or not all(len(parts) > depth + 1 for parts in places):
         return _named(table, name, None)
     labels = [parts[depth] for parts in places]
-    return _named(table.append_column("label", pa.array(labels)).append_column("split", pa.array(splits, pa.string())),
-                  name, "folders")  # fmt: skip
+    return _named(table.append_column("label", pa.array(labels)), name, "folders")
 
 
 def _has_pattern(name: str) -> bool:
@@ -250,16 +280,20 @@ def _read(fs: Any, place: str, name: str) -> ClipList:
     """Read a table or a list of clips; its paths become absolute."""
     folder = place.rpartition("/")[0]
     where = folder if _is_local(fs) else str(fs.unstrip_protocol(folder))
-    with fs.open(place, "rb") as file:
+    with fs.open(place, "rb") as file, _as_table(name):
         table = _lines(file.read(), name) if _suffix(place) in _LISTS else _columns(file, _suffix(place), name)
     origin = "list" if _suffix(place) in _LISTS else "table"
+    if twice := [column for column, count in Counter(table.column_names).items() if count > 1]:
+        raise InputError(f"{name} has the column {twice[0]} more than once")
     if set(table.column_names) >= _KINETICS and "path" not in table.column_names:
-        table = _kinetics(table, fs, folder)
+        table = _kinetics(table, fs, folder, name)
     if "path" not in table.column_names or not len(table):
         raise InputError(
             f"{name} wants a header with the column path (and label, start and end in seconds, split and mask, where "
             "known) and a row"
         )
+    if not pa.types.is_string(table["path"].type) and not pa.types.is_large_string(table["path"].type):
+        raise InputError(f"{name}: the column path wants text, got {table['path'].type}")
     blank = [number for number, path in enumerate(table["path"].to_pylist()) if not str(path or "").strip()]
     if blank:
         raise InputError(f"{name}: row {blank[0] + 1} of the clips has no path")
@@ -280,12 +314,19 @@ def _columns(file: Any, suffix: str, name: str) -> pa.Table:
     if suffix == ".parquet":
         return pq.read_table(file)
     text = dict.fromkeys(("path", "label", "label_name", "split", "mask", "youtube_id"), pa.string())  # 007 is not 7
+    return pyarrow.csv.read_csv(
+        file,
+        parse_options=pyarrow.csv.ParseOptions(delimiter="\t" if suffix == ".tsv" else ","),
+        convert_options=pyarrow.csv.ConvertOptions(column_types=text),
+    )
+
+
+@contextmanager
+def _as_table(name: str) -> Iterator[None]:
     try:
-        return pyarrow.csv.read_csv(
-            file,
-            parse_options=pyarrow.csv.ParseOptions(delimiter="\t" if suffix == ".tsv" else ","),
-            convert_options=pyarrow.csv.ConvertOptions(column_types=text),
-        )
+        yield
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name} is not UTF-8 ({error.reason} at byte {error.start}); save it so") from error
     except pa.ArrowInvalid as error:
         raise InputError(f"{name} wants a header with the column path and a row: {error}") from error
 
@@ -297,11 +338,14 @@ def _lines(content: bytes, name: str) -> pa.Table:
     return pa.table({"path": [row[0] for row in rows], "label": [row[1] for row in rows]})
 
 
-def _kinetics(table: pa.Table, fs: Any, folder: str) -> pa.Table:
+def _kinetics(table: pa.Table, fs: Any, folder: str, name: str) -> pa.Table:
     """Return paths of Kinetics' trimmed videos, which are called by id and seconds, wherever they lie in the folder."""
     held = {item.rpartition("/")[2]: item[len(folder) :].lstrip("/") for item in fs.find(folder) if is_video_name(item)}
     rows = zip(*(table[name].to_pylist() for name in ("youtube_id", "time_start", "time_end")), strict=True)
-    files = [f"{video}_{int(start):06d}_{int(end):06d}.mp4" for video, start, end in rows]
+    try:
+        files = [f"{video}_{int(start):06d}_{int(end):06d}.mp4" for video, start, end in rows]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name}: the columns time_start and time_end want whole seconds: {error}") from error
     kept = {name: table[name] for name in ("label", "split") if name in table.column_names}
     return pa.table({"path": [held.get(file, file) for file in files], **kept})
 
@@ -332,7 +376,10 @@ def _named(table: pa.Table, name: str, origin: str | None) -> ClipList:
         columns[field] = _seconds(table, field, name)
     for field in ("label", "split", "mask"):
         known = table[field].combine_chunks() if field in table.column_names else pa.nulls(len(table))
-        text = pc.utf8_trim_whitespace(known.cast(pa.string()))
+        try:
+            text = pc.utf8_trim_whitespace(known.cast(pa.string()))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise InputError(f"{name}: the column {field} wants text or numbers, got {known.type}") from error
         columns[field] = pc.if_else(pc.equal(text, ""), None, text)
     splits = [None if split is None else _SPLITS.get(split.lower(), "") for split in columns["split"].to_pylist()]
     if "" in splits:
@@ -354,5 +401,5 @@ def _seconds(table: pa.Table, field: str, name: str) -> Any:
         return pa.nulls(len(table), pa.float64())
     try:
         return table[field].combine_chunks().cast(pa.float64())
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise InputError(f"{name}: the column {field} wants seconds (numbers), {error}") from error

@@ -7,7 +7,9 @@ from pathlib import Path, PurePath
 __all__ = ["PICTURE_SUFFIXES", "VIDEO_SUFFIXES", "holds_pictures", "is_video_name"]
 
 #: Endings of file names that are taken for videos where a directory is searched, in lower case.
-VIDEO_SUFFIXES = frozenset({".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm"})
+VIDEO_SUFFIXES = frozenset(
+    ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .webm .wmv .y4m".split()
+)
 
 
 #: Endings of the names of pictures, in lower case.
