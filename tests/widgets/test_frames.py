@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from vivit_lab.errors import GridError, InputError
@@ -74,3 +75,8 @@ def test_what_does_not_fit_is_refused(clip):
         ship_clip(replace(clip, geometry=None), GRID)
     with pytest.raises(GridError, match=r"the model sees 6 frames of 32×32 pixels, the clip was prepared as 4"):
         ship_clip(clip, TokenGrid(3, 2, 2))
+
+
+def test_pixel_values_alone_have_no_frames_to_show():
+    with pytest.raises(InputError, match=r"wanted a clip .*, got Tensor: .* pass processor\.prepare\(clip\)"):
+        ship_clip(torch.zeros(1, 4, 3, 16, 16), GRID)

@@ -13,10 +13,10 @@ from PIL import Image
 from vivit_lab.errors import GridError, InputError
 from vivit_lab.render.place import source_place
 from vivit_lab.render.timing import clip_end, row_spans
+from vivit_lab.video.clip import Clip
 
 if TYPE_CHECKING:
     from vivit_lab.grid import TokenGrid
-    from vivit_lab.video.clip import Clip
     from vivit_lab.video.geometry import Geometry
 
 __all__ = ["ShippedClip", "display_geometry", "ship_clip"]
@@ -62,6 +62,11 @@ def ship_clip(
         InputError: the clip was not prepared.
         GridError: the grid covers other pixels or frames than the clip was prepared at.
     """
+    if not isinstance(clip, Clip):
+        raise InputError(
+            f"wanted a clip with the frames of a video, got {type(clip).__name__}: pixel values alone have no picture "
+            "to show; pass processor.prepare(clip)"
+        )
     clip = clip.displayed()
     if clip.geometry is None:
         raise InputError(
