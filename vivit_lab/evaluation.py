@@ -66,11 +66,12 @@ class PlantedClips:
     Args:
         config: which clips.
         count: how many, from the first on.
-        grid: the token grid of the model.
+        grid: the token grid of the model; clips of another size have one of the same tubelets.
         processor: of the model: its range of pixel values; None is -1 … 1.
 
     Raises:
-        InputError: there are no clips, or the model wants another number of frames or another size.
+        InputError: there are no clips.
+        GridError: the clips are no whole number of tubelets.
     """
 
     config: PlantedConfig
@@ -79,15 +80,10 @@ class PlantedClips:
     processor: VivitImageProcessor | None = None
 
     def __post_init__(self) -> None:
-        drawn, wanted = (
-            (self.config.frames, self.config.size, self.config.size),
-            (self.grid.num_frames, *self.grid.image_size),
-        )
-        if self.count < 1 or drawn != wanted:
-            raise InputError(
-                f"wanted at least one planted clip as the model takes them (frames, height, width) = {wanted}; got "
-                f"{self.count} of {drawn}"
-            )
+        if self.count < 1:
+            raise InputError(f"wanted at least one planted clip, got {self.count}")
+        own = self.grid.resized(self.config.frames, self.config.size, self.config.size)
+        object.__setattr__(self, "grid", own)
 
     def __len__(self) -> int:
         return self.count
@@ -163,7 +159,7 @@ class Videos:
         names = [str(self.paths[index]) for index in indices]
         if self.planted is None:
             return EvaluationBatch(pixels, names, labels)
-        truth, grid = [self.planted[index] for index in indices], self.config.grid
+        truth, grid = [self.planted[index] for index in indices], self.config.grid.resized(frames, *pixels.shape[3:])
         mask = torch.from_numpy(np.stack([each.token_mask(grid) for each in truth]))
         return EvaluationBatch(
             pixels, names, labels, mask, torch.from_numpy(np.stack([each.token_window(grid) for each in truth]))
@@ -223,7 +219,8 @@ def open_data(
     if (path / "manifest.json").is_file() and (path / "masks.npz").is_file():
         truth = [entry for entry in read_planted(path) if entry.counterfactual is None][:count]
         labels = [entry.label_name for entry in truth]
-        return Videos([entry.path for entry in truth], processor, config, 1, labels, truth)
+        told = f"{len(truth)} planted clips, {len(set(labels))} classes and masks from manifest.json"
+        return Videos([entry.path for entry in truth], processor, config, 1, labels, truth, found=told)
     found = list_clips(name).for_classes((config.id2label or {}) if config.num_labels else {})
     rows = found.table.to_pylist()[:count]
     labels = [row["label"] for row in rows] if found.labels_from else None

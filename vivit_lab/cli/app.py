@@ -226,7 +226,7 @@ def predict(
         clip = read_clip(file, count, step, _start(start, file, count, step), processor=processor)
         assert clip.pixel_values is not None, "a processor prepared the clip"
         with torch.inference_mode():
-            logits = loaded(clip.pixel_values.to(loaded.device)).logits[0]
+            logits = loaded(clip.pixel_values.to(loaded.device), interpolate_pos_encoding=None).logits[0]
     best = top_labels(logits, loaded.config, top)
     if as_json:
         frames = {"indices": clip.indices.tolist(), "seconds": clip.seconds.tolist()}

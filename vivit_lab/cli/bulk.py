@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vivit_lab.cli.options import Debug, Json, Seed, errors, print_json, seed_all
+from vivit_lab.cli.options import Debug, Json, Seed, errors, print_json, say_found, seed_all
 from vivit_lab.errors import InputError
 
 __all__ = ["FAILED_CLIPS", "bulk"]
@@ -99,7 +99,7 @@ def run(
     with _interruptible(out, quiet=as_json):
         results = run_bulk(
             job, videos, out, executor=chosen, shards=shards, retry_errors=retry_errors,
-            progress=False if as_json else None,
+            progress=False if as_json else None, on_found=say_found,
         )  # fmt: skip
     _finish(results, as_json=as_json)
 
@@ -236,6 +236,7 @@ def heads(
         found = sweep_heads(
             run, partial(_masks, masks, seed), job=job, videos=data, name=name, block_size=block_size, shards=shards,
             progress=False if as_json else None, executor=_engine(engine, ray_address, workers, device, timeout),
+            on_found=say_found,
         )  # fmt: skip
     _show_sweep(found, as_json=as_json)
 

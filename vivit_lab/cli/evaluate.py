@@ -69,7 +69,7 @@ def evaluate(
             errors.print(f"left out: {reason}", highlight=False)
     stride = frame_step(loaded, processor, stride, quiet=as_json or data.startswith("planted"))
     found = open_data(data, loaded.config, processor, count=clips, stride=stride)
-    say_found(found, quiet=as_json)
+    say_found(getattr(found, "found", ""))
     plan = EvaluationPlan(sanity_clips=sanity, batch_size=batch_size, only_correct=not every_clip)
     plan = plan.for_model(loaded)
     progress = False if as_json else None

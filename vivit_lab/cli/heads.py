@@ -52,7 +52,7 @@ def _open(model: str, data: str, clips: int | None, stride: int | None, device: 
     loaded, processor = load(model, device, dtype, quiet=quiet)
     stride = frame_step(loaded, processor, stride, quiet=quiet or data.startswith("planted"))
     found = open_data(data, loaded.config, processor, count=clips, stride=stride)
-    say_found(found, quiet=quiet)
+    say_found(getattr(found, "found", ""))
     return loaded, processor, found
 
 

@@ -65,10 +65,10 @@ def frame_step(model: Any, processor: Any, stride: int | None, *, quiet: bool) -
     return sampling.stride
 
 
-def say_found(data: Any, *, quiet: bool) -> None:
-    """Say in one line which clips a name stands for, and where their labels come from."""
-    if not quiet and getattr(data, "found", ""):
-        errors.print(data.found, style="dim", markup=False, soft_wrap=True)
+def say_found(found: Any) -> None:
+    """Say in one line on stderr which clips a name stands for, and where their labels come from."""
+    if str(found):
+        errors.print(str(found), style="dim", markup=False, soft_wrap=True)
 
 
 @contextmanager
