@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vivit_lab.cli.options import Debug, Json, Model, Seed, load, print_json, say_found, seed_all
+from vivit_lab.cli.options import Debug, Json, Model, Seed, load, print_json, say, say_found, seed_all
 from vivit_lab.errors import InputError
 
 __all__ = ["train"]
@@ -95,10 +95,10 @@ def train(
             }
         )
     for line in result.summary():
-        print(f"- {line}")
-    print(f"model: {result.last}")
+        say(f"- {line}")
+    say(f"model: {result.last}")
     if result.best != result.last:
-        print(f"best: {result.best}")
+        say(f"best: {result.best}")
 
 
 def _settings(texts: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:

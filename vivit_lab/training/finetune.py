@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -19,6 +18,7 @@ from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.processing.sampling import note_sampling
 from vivit_lab.show.html import list_of
+from vivit_lab.show.text import csv_writer
 from vivit_lab.training.adapt import adapt_model, adapt_processor
 from vivit_lab.training.augment import Augmentation
 from vivit_lab.training.clips import LabelledClip, class_names, find_clips, path_from, readable_clips, split_clips
@@ -266,7 +266,7 @@ def _write_down(
     draft.write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     draft.replace(path)
     with (out / "skipped.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv_writer(file)
         writer.writerows(
             [["path", "label", "error"], *([path_from(clip.path, out), clip.label, why] for clip, why in bad)]
         )
