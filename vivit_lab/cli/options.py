@@ -40,11 +40,11 @@ __all__ = [
 
 
 class _Console(Console):
-    """Shows text as it is: names from files neither steer the terminal nor are taken for markup or emoji."""
+    """Shows text as it is: names from files steer no terminal, make no lines, and are no markup or emoji."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return a text as what is printed; rich asks for this of every str, in tables too."""
-        return super().render_str(visible(text), **{**options, "emoji": False, "markup": False})
+        return super().render_str(visible(text, lines=False), **{**options, "emoji": False, "markup": False})
 
 
 errors = _Console(stderr=True, highlight=False)
@@ -91,7 +91,7 @@ def status(text: str, *, quiet: bool) -> Iterator[None]:
     if quiet or not errors.is_terminal:
         yield
         return
-    with errors.status(Text(visible(text))):
+    with errors.status(Text(visible(text, lines=False))):
         yield
 
 
