@@ -25,6 +25,8 @@ from vivit_lab.hooks.targets import CosineSimilarity, OwnEmbedding, bind_target
 from vivit_lab.interventions.ablation_effects import AblationEffects
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.config import VivitConfig
+from vivit_lab.planted.config import LABELS, PlantedConfig
+from vivit_lab.planted.files import read_planted, write_planted
 from vivit_lab.planted.report import planted_report
 from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.video.read import read_clip
@@ -138,6 +140,27 @@ def test_planted_clips_of_another_size_and_length_are_evaluated(wide, tmp_path, 
     assert motion_of(data, clip_set(data), model.config.grid).shape == (2, 36, 4)
     rates = planted_report(model, data.config, count=2, progress=False)
     assert 0 <= rates["rates"]["accuracy"]["rate"] <= 1
+
+
+@pytest.mark.parametrize("frames", [8, 16])
+def test_the_truth_of_written_movies_lies_where_the_processor_put_it(wide, tmp_path, frames):
+    config = PlantedConfig(frames=frames, size=48, split="test", level=1)
+    write_planted(tmp_path, config, 2, exact=True, progress=False)
+    shape = load_pair(str(wide))[0].config.replace(id2label=dict(enumerate(LABELS)))
+    sizes = {"size": {"shortest_edge": 96}, "crop_size": {"height": 64, "width": 96}}
+    doubled = VivitImageProcessor.trained_range(**sizes)
+    batch = open_data(tmp_path, shape, doubled).batch([0, 1])
+    assert batch.pixel_values.shape == (2, 4, 3, 64, 96)
+    for number, truth in enumerate(read_planted(tmp_path)):
+        mask = truth.mask[:4].repeat(2, 1).repeat(2, 2)[:, 16:80].astype(np.float32)  # twice as large, the middle rows
+        want = mask.reshape(2, 2, 4, 16, 6, 16).mean((1, 3, 5))
+        np.testing.assert_allclose(batch.mask[number], want, atol=1e-6)
+        inside = [float(truth.window[0] <= frame < truth.window[1]) for frame in range(4)]
+        np.testing.assert_allclose(batch.window[number], np.reshape(inside, (2, 2)).mean(1))
+    padded = VivitImageProcessor.trained_range(do_resize=False, crop_size={"height": 64, "width": 64})
+    mask = open_data(tmp_path, shape, padded).batch([0]).mask[0]
+    truth = np.pad(read_planted(tmp_path)[0].mask[:4], ((0, 0), (8, 8), (8, 8)))
+    np.testing.assert_allclose(mask, truth.reshape(2, 2, 4, 16, 4, 16).mean((1, 3, 5)), atol=1e-6)
 
 
 def test_motion_is_estimated_on_the_grid_of_the_clips(wide, tmp_path):

@@ -34,6 +34,7 @@ from vivit_lab.model.config import VivitConfig
 from vivit_lab.planted.config import PlantedConfig
 from vivit_lab.planted.dataset import planted_batch
 from vivit_lab.planted.files import PlantedFile, read_planted
+from vivit_lab.planted.truth import mask_of_tokens
 from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.processing.sampling import sampling_of
 from vivit_lab.show.html import page
@@ -159,11 +160,12 @@ class Videos:
         names = [str(self.paths[index]) for index in indices]
         if self.planted is None:
             return EvaluationBatch(pixels, names, labels)
-        truth, grid = [self.planted[index] for index in indices], self.config.grid.resized(frames, *pixels.shape[3:])
-        mask = torch.from_numpy(np.stack([each.token_mask(grid) for each in truth]))
-        return EvaluationBatch(
-            pixels, names, labels, mask, torch.from_numpy(np.stack([each.token_window(grid) for each in truth]))
-        )
+        grid = self.config.grid.resized(frames, *pixels.shape[3:])
+        both = [(self.planted[index], clip) for index, clip in zip(indices, clips, strict=True)]
+        mask = np.stack([mask_of_tokens(_prepared(truth.mask, clip), grid) for truth, clip in both])
+        inside = [np.isin(clip.indices, range(*truth.window)) for truth, clip in both]
+        window = np.stack(inside).reshape(len(clips), grid.t, -1).mean(-1, dtype=np.float32)
+        return EvaluationBatch(pixels, names, labels, torch.from_numpy(mask), torch.from_numpy(window))
 
     def _read(self, index: int, count: int) -> Clip:
         """Return the first window of a clip's segment; where it is too short, its last frame repeats."""
@@ -226,6 +228,18 @@ def open_data(
     labels = [row["label"] for row in rows] if found.labels_from else None
     segments = [(row["start"], row["end"]) for row in rows]
     return Videos([Path(row["path"]) for row in rows], processor, config, stride, labels, None, segments, str(found))
+
+
+def _prepared(mask: np.ndarray, clip: Clip) -> np.ndarray:
+    """Return a mask (T, H, W) of a movie's frames as the clip's frames and model pixels lie on them."""
+    assert clip.geometry is not None, "a processor prepared the clip"
+    found = mask[clip.indices]
+    for axis, size in enumerate(clip.geometry.model_size):
+        place = (np.arange(size) + 0.5 - clip.geometry.offset[axis]) / clip.geometry.scale[axis]
+        within = (place >= 0) & (place < mask.shape[axis + 1])
+        found = found.take(np.where(within, place, 0).astype(int), axis + 1)
+        found = found & within.reshape((-1, 1) if axis == 0 else (-1,))
+    return found
 
 
 def _range(processor: VivitImageProcessor) -> tuple[Any, ...]:

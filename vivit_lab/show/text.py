@@ -26,9 +26,9 @@ def visible(text: Any, *, lines: bool = True) -> str:
 
 
 def markdown_row(cells: Iterable[Any]) -> str:
-    """Return a row of a Markdown table; a cell with bars, backslashes, ``<`` or line breaks stays one cell of text."""
+    """Return a row of a Markdown table; a cell with bars, backslashes or line breaks stays one cell of text."""
     plain = (visible(" ".join(str(cell).split())) for cell in cells)
-    escaped = (cell.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;") for cell in plain)
+    escaped = (cell.replace("\\", "\\\\").replace("|", "\\|") for cell in plain)
     return f"| {' | '.join(escaped)} |"
 
 
