@@ -12,10 +12,11 @@ from vivit_lab.attribution.raw import RawAttention
 from vivit_lab.attribution.rise import Rise
 from vivit_lab.attribution.rollout import AttentionRollout
 from vivit_lab.cli import main
-from vivit_lab.errors import InputError
+from vivit_lab.errors import GridError, InputError
 from vivit_lab.evaluation import PlantedClips, Videos, all_methods, methods_by_name, open_data, write_report
 from vivit_lab.faithfulness.evaluate import EvaluationPlan, evaluate, label_of
 from vivit_lab.faithfulness.perturbation import Perturbation
+from vivit_lab.grid import TokenGrid
 from vivit_lab.model.classifier import VivitForVideoClassification
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.planted.config import LABELS, PlantedConfig
@@ -104,8 +105,10 @@ def test_what_is_no_data_is_refused(tmp_path):
     (tmp_path / "table.csv").write_text("file,label\na.mp4,up\n")
     with pytest.raises(InputError, match=r"wants a header with the column path"):
         open_data(tmp_path / "table.csv", CONFIG, PROCESSOR)
-    with pytest.raises(InputError, match=r"\(8, 32, 32\); got 4 of \(16, 48, 48\)"):
-        PlantedClips(PlantedConfig(), 4, CONFIG.grid)
+    with pytest.raises(InputError, match="at least one planted clip, got 0"):
+        PlantedClips(PlantedConfig(), 0, CONFIG.grid)
+    with pytest.raises(GridError, match="height=48 is not a positive multiple of the tubelet's 32"):
+        PlantedClips(PlantedConfig(), 4, TokenGrid(4, 1, 1, (4, 32, 32)))
     with pytest.raises(InputError, match=r"wanted at least one video"):
         Videos([], PROCESSOR, CONFIG)
     with pytest.raises(InputError, match=r"a label for each of 1 videos, got 2"):

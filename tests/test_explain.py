@@ -74,12 +74,13 @@ def test_a_checkpoint_is_loaded_as_what_it_is(checkpoint, tmp_path):
     assert processor.value_range == (-1, 1)
 
 
-def test_a_model_without_its_processor_or_with_another_size_is_refused(checkpoint, tmp_path):
+def test_a_model_without_its_processor_or_with_one_of_no_whole_tubelets_is_refused(checkpoint, tmp_path):
     VivitModel(VivitConfig(**TINY)).save_pretrained(tmp_path)
     with pytest.raises(CheckpointNotFoundError, match=r"has a model but no preprocessor_config\.json"):
         load_pair(str(tmp_path))
-    VivitImageProcessor.trained_range().save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match="makes 224×224 pixels, but the model wants 32×32"):
+    odd = VivitImageProcessor.trained_range(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 40})
+    odd.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"makes pixels that the model cannot be given: width=40 .*; correct"):
         load_pair(str(tmp_path))
 
 

@@ -36,6 +36,7 @@ from vivit_lab.model.config import VivitConfig
 from vivit_lab.planted.config import PlantedConfig
 from vivit_lab.planted.dataset import planted_batch
 from vivit_lab.planted.files import PlantedFile, read_planted
+from vivit_lab.planted.truth import mask_of_tokens
 from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.processing.sampling import sampling_of
 from vivit_lab.show.html import page
@@ -68,11 +69,12 @@ class PlantedClips:
     Args:
         config: which clips.
         count: how many, from the first on.
-        grid: the token grid of the model.
+        grid: the token grid of the model; clips of another size have one of the same tubelets.
         processor: of the model: its range of pixel values; None is -1 … 1.
 
     Raises:
-        InputError: there are no clips, or the model wants another number of frames or another size.
+        InputError: there are no clips.
+        GridError: the clips are no whole number of tubelets.
     """
 
     config: PlantedConfig
@@ -81,15 +83,10 @@ class PlantedClips:
     processor: VivitImageProcessor | None = None
 
     def __post_init__(self) -> None:
-        drawn, wanted = (
-            (self.config.frames, self.config.size, self.config.size),
-            (self.grid.num_frames, *self.grid.image_size),
-        )
-        if self.count < 1 or drawn != wanted:
-            raise InputError(
-                f"wanted at least one planted clip as the model takes them (frames, height, width) = {wanted}; got "
-                f"{self.count} of {drawn}"
-            )
+        if self.count < 1:
+            raise InputError(f"wanted at least one planted clip, got {self.count}")
+        own = self.grid.resized(self.config.frames, self.config.size, self.config.size)
+        object.__setattr__(self, "grid", own)
 
     def __len__(self) -> int:
         return self.count
@@ -165,11 +162,12 @@ class Videos:
         names = [self._names[index] for index in indices]
         if self.planted is None:
             return EvaluationBatch(pixels, names, labels)
-        truth, grid = [self.planted[index] for index in indices], self.config.grid
-        mask = torch.from_numpy(np.stack([each.token_mask(grid) for each in truth]))
-        return EvaluationBatch(
-            pixels, names, labels, mask, torch.from_numpy(np.stack([each.token_window(grid) for each in truth]))
-        )
+        grid = self.config.grid.resized(frames, *pixels.shape[3:])
+        both = [(self.planted[index], clip) for index, clip in zip(indices, clips, strict=True)]
+        mask = np.stack([mask_of_tokens(_prepared(truth.mask, clip), grid) for truth, clip in both])
+        inside = [np.isin(clip.indices, range(*truth.window)) for truth, clip in both]
+        window = np.stack(inside).reshape(len(clips), grid.t, -1).mean(-1, dtype=np.float32)
+        return EvaluationBatch(pixels, names, labels, torch.from_numpy(mask), torch.from_numpy(window))
 
     def _read(self, index: int, count: int) -> Clip:
         """Return the first window of a clip's segment; where it is too short, its last frame repeats."""
@@ -242,12 +240,25 @@ def open_data(
     if (path / "manifest.json").is_file() and (path / "masks.npz").is_file():
         truth = [entry for entry in read_planted(path) if entry.counterfactual is None][:count]
         labels = [entry.label_name for entry in truth]
-        return Videos([entry.path for entry in truth], processor, config, 1, labels, truth)
+        told = f"{len(truth)} planted clips, {len(set(labels))} classes and masks from manifest.json"
+        return Videos([entry.path for entry in truth], processor, config, 1, labels, truth, found=told)
     found = list_clips(name).for_classes((config.id2label or {}) if config.num_labels else {})
     rows = found.table.to_pylist()[:count]
     labels = [row["label"] for row in rows] if found.labels_from else None
     segments = [(row["start"], row["end"]) for row in rows]
     return Videos([Path(row["path"]) for row in rows], processor, config, stride, labels, None, segments, str(found))
+
+
+def _prepared(mask: np.ndarray, clip: Clip) -> np.ndarray:
+    """Return a mask (T, H, W) of a movie's frames as the clip's frames and model pixels lie on them."""
+    assert clip.geometry is not None, "a processor prepared the clip"
+    found = mask[clip.indices]
+    for axis, size in enumerate(clip.geometry.model_size):
+        place = (np.arange(size) + 0.5 - clip.geometry.offset[axis]) / clip.geometry.scale[axis]
+        within = (place >= 0) & (place < mask.shape[axis + 1])
+        found = found.take(np.where(within, place, 0).astype(int), axis + 1)
+        found = found & within.reshape((-1, 1) if axis == 0 else (-1,))
+    return found
 
 
 def _range(processor: VivitImageProcessor) -> tuple[Any, ...]:

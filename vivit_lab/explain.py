@@ -19,7 +19,8 @@ from vivit_lab.attribution.reading import refuse_target
 from vivit_lab.attribution.registry import METHODS, class_by_name, make_method
 from vivit_lab.attribution.rollout import AttentionRollout
 from vivit_lab.checkpoints.checkpoint import Checkpoint
-from vivit_lab.errors import CheckpointNotFoundError, ConfigError, InputError
+from vivit_lab.errors import CheckpointNotFoundError, ConfigError, GridError, InputError
+from vivit_lab.grid import TokenGrid
 from vivit_lab.hooks.record import AttentionRecord
 from vivit_lab.hooks.recorder import record_attention
 from vivit_lab.hooks.targets import TargetLike
@@ -43,6 +44,7 @@ __all__ = [
     "load_pair",
     "make_method",
     "movie_path",
+    "prepared_grid",
     "top_labels",
 ]
 
@@ -93,6 +95,7 @@ def load_pair(
 
     Raises:
         CheckpointError: see ``from_pretrained``.
+        ConfigError: what the processor makes is no whole number of the model's tubelets.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -100,7 +103,6 @@ def load_pair(
     where = {key: options.pop(key) for key in places if key in options}
     checkpoint = Checkpoint.open(name, **where)  # model and processor come from one commit, also while a branch moves
     model = load_model(checkpoint, device=device, dtype=dtype, **options)
-    size = model.config.image_size
     try:
         processor = VivitImageProcessor.from_pretrained(checkpoint)
     except CheckpointNotFoundError as error:
@@ -108,13 +110,30 @@ def load_pair(
             f"{checkpoint.name} has a model but no preprocessor_config.json, so how its pixels were normalised is not "
             "known; save one beside it, e.g. VivitImageProcessor.trained_range().save_pretrained(directory)"
         ) from error
-    crop = processor.geometry(size, size).model_size
-    if crop != (size, size):
+    try:
+        prepared_grid(model.config, processor)
+    except GridError as error:
         raise ConfigError(
-            f"the processor of {checkpoint.name} makes {crop[0]}×{crop[1]} pixels, but the model wants {size}×{size}; "
-            "correct size or crop_size in its preprocessor_config.json"
-        )
+            f"the processor of {checkpoint.name} makes pixels that the model cannot be given: {error}; correct size or "
+            "crop_size in its preprocessor_config.json"
+        ) from error
     return model, processor
+
+
+def prepared_grid(config: VivitConfig, processor: VivitImageProcessor) -> TokenGrid:
+    """Return the token grid of the clips that a processor prepares for a model, which may have another size than its.
+
+    Where the processor does not crop, the shape of a video decides; this is the grid of square ones.
+
+    Args:
+        config: of the model.
+        processor: prepares its clips.
+
+    Raises:
+        GridError: they are no whole number of tubelets.
+    """
+    made = processor.geometry(config.image_size, config.image_size).model_size
+    return config.grid.resized(config.num_frames, *made)
 
 
 def explain_video(
@@ -139,7 +158,7 @@ def explain_video(
     Args:
         path: a video file.
         model: a ViViT.
-        processor: what prepares its pixels.
+        processor: what prepares its pixels, also to another size than the model's.
         method: any method of the package, or another callable as (model, clip, target).
         target: what a class-specific method explains: a class's index or label, or a ``Target``; None for the
             predicted class. Class-agnostic methods take none.
@@ -158,13 +177,18 @@ def explain_video(
     Raises:
         VideoError: the file cannot be read.
         InputError: an argument does not fit.
+        GridError: a query lies outside the clip's token grid, or its pixels are no whole number of tubelets.
     """
     file = movie_path(out, path, method)  # refuses before anything is computed
     _check_target(method, model, target)
     wanted = class_by_name(target, model.config) if isinstance(target, str) else target
-    options = _options(method, model, queries, progress=progress)
+    options = _options(method, queries, progress=progress)
     stride = sampling_of(processor, model.config.num_frames, stride).stride
     clip = read_clip(path, model.config.num_frames, stride, start, processor=processor)
+    if queries is not None:
+        assert clip.pixel_values is not None, "a processor prepared the clip"
+        grid = model.grid_of(clip.pixel_values, None)
+        options["queries"] = [grid.token(*_place(query)) for query in queries]
     reads_record = isinstance(method, (RawAttention, AttentionRollout))
     record = record_attention(model, clip) if reads_record else None
     relevance = method(*((model, clip) if record is None else (record, None)), wanted, **options)
@@ -187,10 +211,8 @@ def explain_video(
     return Explanation(clip, relevance, record, files)
 
 
-def _options(
-    method: Any, model: VivitModel | VivitForVideoClassification, queries: Any, *, progress: bool
-) -> dict[str, Any]:
-    """Return those arguments of a method's call that it has and that are needed."""
+def _options(method: Any, queries: Any, *, progress: bool) -> dict[str, Any]:
+    """Return those arguments of a method's call that it has and that are needed, but the queries, which it may lack."""
     known = inspect.signature(method).parameters
     options: dict[str, Any] = {"progress": progress} if "progress" in known else {}
     if queries is not None:
@@ -200,7 +222,8 @@ def _options(
                 f"{type(method).__name__} explains the clip as a whole and takes no queries; those that do are "
                 f"{', '.join(can)}"
             )
-        options["queries"] = [model.config.grid.token(*_place(query)) for query in queries]
+        for query in queries:
+            _place(query)
     return options
 
 

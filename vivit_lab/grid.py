@@ -78,6 +78,14 @@ class TokenGrid:
                 )
         return cls(frames // depth, height // rows, width // columns, (depth, rows, columns), cls_token)
 
+    def resized(self, frames: int, height: int, width: int) -> TokenGrid:
+        """Return the grid of a video of another length or size, cut into the same tubelets.
+
+        Raises:
+            GridError: a size is not a whole number of tubelets.
+        """
+        return self.from_video(frames, height, width, self.tubelet, cls_token=self.cls)
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """The sizes (t, h, w)."""

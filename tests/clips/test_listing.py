@@ -13,6 +13,7 @@ from vivit_lab.bulk.engine import run_bulk
 from vivit_lab.bulk.manifest import MANIFEST_SCHEMA, manifest_of
 from vivit_lab.bulk.rows import clip_id
 from vivit_lab.bulk.store import pq
+from vivit_lab.cli import main
 from vivit_lab.clips.listing import CLIP_SCHEMA
 from vivit_lab.errors import InputError
 from vivit_lab.evaluation import open_data
@@ -302,6 +303,31 @@ def test_every_command_reads_the_same_labels(labelled, checkpoint, tmp_path, mon
         assert again.missing() == []
         assert again.table["label"].to_pylist() == truth
         assert open_data(written, model.config, processor).classes == data.classes
+
+
+@pytest.mark.parametrize(
+    ("command", "more"),
+    [
+        ("train", ["--steps", 1, "--batch-size", 2, "--views", 1, "--cpu"]),
+        ("bulk run", ["--workers", 1, "--device", "cpu"]),
+        ("bulk heads", ["--workers", 1, "--device", "cpu"]),
+        ("evaluate", ["--methods", "raw", "--clips", 2, "--every-clip", "--sanity", 0, "--device", "cpu"]),
+        ("heads importance", ["--method", "confidence", "--device", "cpu"]),
+    ],
+)
+def test_every_command_says_once_what_it_found(labelled, checkpoint, tmp_path, capsys, command, more):
+    folder, *_ = labelled
+    clips = [(path, path.parent.name) for path in sorted(folder.rglob("*.mp4"))]
+    rows = [f"{path},{label},{'m.png' if number < 3 else ''}" for number, (path, label) in enumerate(clips)]
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(["path,label,mask", *rows]) + "\n")
+    where = {"bulk run": [table, "--out", tmp_path / "out"], "bulk heads": [tmp_path / "out", "--data", table]}.get(
+        command, ["--data", table, "--out", tmp_path / "out"]
+    )
+    given = [*command.split(), *where, "--model", checkpoint, *more, "--json"]
+    assert main(list(map(str, given))) == 0
+    found = "6 clips, 2 classes from table, masks of 3 clips, which no command uses"
+    assert [line for line in capsys.readouterr().err.splitlines() if "clips, " in line] == [found]
 
 
 def test_segments_are_honoured_by_evaluation_as_by_training(labelled, tmp_path):

@@ -11,6 +11,7 @@ from typing import Any
 from vivit_lab.errors import InputError
 from vivit_lab.files import read_json
 from vivit_lab.show.html import plain_table
+from vivit_lab.show.text import markdown_row
 
 __all__ = ["BenchTable", "Column"]
 
@@ -122,7 +123,7 @@ class BenchTable:
     def markdown(self) -> str:
         """Return the table as Markdown, with title and remarks."""
         heads = [column.title for column in self.columns]
-        lines = ["| " + " | ".join(cells) + " |" for cells in [heads, ["---"] * len(heads), *self.cells()]]
+        lines = [markdown_row(cells) for cells in [heads, ["---"] * len(heads), *self.cells()]]
         return "\n".join([f"**{self.title}**", "", *lines, "", *self.remarks()]) + "\n"
 
     def __str__(self) -> str:

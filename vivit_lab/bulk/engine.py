@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -15,6 +15,7 @@ from vivit_lab.bulk.results import BulkResults
 from vivit_lab.bulk.run import BulkRun, prepare_run
 from vivit_lab.bulk.shard import ShardReport
 from vivit_lab.bulk.tasks import ClipTask, RetryTask, Task
+from vivit_lab.clips.listing import ClipList
 from vivit_lab.errors import InputError, MissingExtraError
 from vivit_lab.progress import progress_bar
 
@@ -32,6 +33,7 @@ def run_bulk(
     shards: str | Sequence[int] | None = None,
     retry_errors: bool = False,
     progress: bool | None = None,
+    on_found: Callable[[ClipList], Any] | None = None,
 ) -> BulkResults:
     """Explain a data set: begin a run, or go on with one that was cut off.
 
@@ -48,6 +50,8 @@ def run_bulk(
         shards: only these, as numbers or ``"first:stop"``, for several machines that share a folder; all where None.
         retry_errors: also try the clips again that failed before; what comes of it goes into overlays.
         progress: show a bar; None shows it on a terminal.
+        on_found: is called with the clips that ``videos`` names, before the work begins; ``print`` says in a line how
+            many there are and where their labels come from.
 
     Returns:
         The results, also of a run that others are still working on.
@@ -63,7 +67,7 @@ def run_bulk(
         >>> results = run_bulk(BulkJob("planted", stride=1), "clips/", "run/")
     """
     engine = make_executor(executor)
-    run = prepare_run(job, videos, out)
+    run = prepare_run(job, videos, out, on_found)
     run.store.sweep(time.time() - _STALE_SECONDS)
     chosen = shard_range(shards, run.shards)
     lost = set_aside_damaged(run, chosen, progress)

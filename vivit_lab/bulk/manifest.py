@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -27,12 +27,17 @@ MANIFEST_SCHEMA = pa.schema(
 """The columns of a run's manifest."""
 
 
-def manifest_of(videos: str | os.PathLike[str] | Sequence[Any] | ClipList, classes: Mapping[int, str]) -> pa.Table:
+def manifest_of(
+    videos: str | os.PathLike[str] | Sequence[Any] | ClipList,
+    classes: Mapping[int, str],
+    on_found: Callable[[ClipList], Any] | None = None,
+) -> pa.Table:
     """Return the manifest of the clips that a name stands for.
 
     Args:
         videos: see ``vivit_lab.list_clips``.
         classes: index → name of the model's classes; empty where it has none.
+        on_found: is called with the clips that were found, before anything is made of them.
 
     Returns:
         A table of ``MANIFEST_SCHEMA``.
@@ -43,7 +48,10 @@ def manifest_of(videos: str | os.PathLike[str] | Sequence[Any] | ClipList, class
     if not isinstance(videos, ClipList):
         source: Any = list(videos) if isinstance(videos, (list, tuple)) else videos
         videos = list_clips(source)
-    table = videos.for_classes(classes).table
+    found = videos.for_classes(classes)
+    if on_found is not None:
+        on_found(found)
+    table = found.table
     segments = zip(*(table[name].to_pylist() for name in ("path", "start", "end")), strict=True)
     ids = [clip_id(*segment) for segment in segments]
     if len(set(ids)) < len(ids):

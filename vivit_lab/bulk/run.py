@@ -7,7 +7,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -28,7 +28,9 @@ from vivit_lab.bulk.stages import ClipStage, find_batch_size, layout_of, load_mo
 from vivit_lab.bulk.store import Store
 from vivit_lab.checkpoints.checkpoint import weights_digest
 from vivit_lab.checkpoints.hub import pin_revision
+from vivit_lab.clips.listing import ClipList
 from vivit_lab.errors import ConfigError, DamagedFileError, DamagedFileWarning, InputError
+from vivit_lab.explain import prepared_grid
 from vivit_lab.grid import TokenGrid
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.processing.processor import VivitImageProcessor
@@ -152,7 +154,7 @@ class BulkRun:
 
     def stage(self, device: torch.device | str) -> ClipStage:
         """Return what computes rows, with the model on a device."""
-        return ClipStage(self.job, self.model_on(device), self.info["batch_size"])
+        return ClipStage(self.job, self.model_on(device), self.info["batch_size"], self.grid)
 
     def model_on(self, device: torch.device | str) -> Any:
         """Return the model on a device; the process that began or resumed the run has loaded it already."""
@@ -178,7 +180,10 @@ def open_run(out: str | os.PathLike[str]) -> BulkRun:
 
 
 def prepare_run(
-    job: BulkJob | None, videos: str | os.PathLike[str] | Sequence[Any] | None, out: str | os.PathLike[str]
+    job: BulkJob | None,
+    videos: str | os.PathLike[str] | Sequence[Any] | None,
+    out: str | os.PathLike[str],
+    on_found: Callable[[ClipList], Any] | None = None,
 ) -> BulkRun:
     """Make the folder of a run, or find it there and make sure that it is the same run.
 
@@ -186,6 +191,7 @@ def prepare_run(
         job: what is computed; None takes that of the folder.
         videos: see ``list_clips``; None takes those of the folder.
         out: the folder, a path or URL.
+        on_found: see ``manifest_of``.
 
     Raises:
         InputError: there is no run yet and ``job`` or ``videos`` are missing; or a label is none of the model's.
@@ -199,7 +205,7 @@ def prepare_run(
     wanted = job or (found.job if found else BulkJob())
     model, processor = load_model_of(wanted, "cpu")
     classes = getattr(model.config, "id2label", None) or {}
-    table = None if videos is None else manifest_of(videos, classes)
+    table = None if videos is None else manifest_of(videos, classes, on_found)
     wanted = replace(wanted, stride=sampling_of(processor, model.config.num_frames, wanted.stride).stride)
     fingerprint = _fingerprint(wanted, model, processor)
     if found is None:
@@ -229,9 +235,10 @@ def _create(
 ) -> BulkRun:
     config: VivitConfig = model.config
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    batch = min(job.batch_size or find_batch_size(config, device), job.shard_size)
-    stage = ClipStage(replace(job, compile=False), model, batch)  # refuses what does not fit the model
-    layout = layout_of(job, config, is_classifier=stage.is_classifier)
+    grid = prepared_grid(config, processor)
+    batch = min(job.batch_size or find_batch_size(config, device, grid), job.shard_size)
+    stage = ClipStage(replace(job, compile=False), model, batch, grid)  # refuses what does not fit the model
+    layout = layout_of(job, config, grid, is_classifier=stage.is_classifier)
     group = max(_MANIFEST_GROUP // job.shard_size, 1) * job.shard_size
     names = [name for name in table["label"].unique().to_pylist() if name is not None]
     labels = {name: class_by_name(name, config) for name in names} if stage.is_classifier else {}
@@ -249,7 +256,7 @@ def _create(
         "shard_size": job.shard_size,
         "manifest_group": group,
         "batch_size": batch,
-        "grid": config.grid.to_dict(),
+        "grid": grid.to_dict(),
         "layers": config.num_attention_layers,
         "heads": config.num_attention_heads,
         "layout": {**layout.__dict__, "maps": list(layout.maps)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -19,6 +20,7 @@ from vivit_lab.bulk.schema import PartLayout
 from vivit_lab.bulk.shard import Result
 from vivit_lab.errors import InputError
 from vivit_lab.explain import load_pair, top_labels
+from vivit_lab.grid import TokenGrid
 from vivit_lab.hooks.inputs import Pixels
 from vivit_lab.hooks.record import AttentionRecord, full_precision
 from vivit_lab.hooks.recorder import evaluating, record_attention
@@ -39,13 +41,21 @@ class ClipStage:
         job: what is wanted.
         model: loaded, on its device.
         batch_size: clips of a forward pass.
+        grid: of the clips, on which the run's maps lie; None is the model's.
 
     Raises:
         InputError: a method explains a class and the model has no classifier, the target is none of its classes, or CLS
             states are wanted of a model that has no single CLS token.
     """
 
-    def __init__(self, job: BulkJob, model: VivitModel | VivitForVideoClassification, batch_size: int) -> None:
+    def __init__(
+        self,
+        job: BulkJob,
+        model: VivitModel | VivitForVideoClassification,
+        batch_size: int,
+        grid: TokenGrid | None = None,
+    ) -> None:
+        self.grid = model.config.grid if grid is None else grid
         self.job, self.model, self.batch_size = job, model, batch_size
         self.methods = job.built()
         self.is_classifier = isinstance(model, VivitForVideoClassification) and bool(model.config.num_labels)
@@ -68,6 +78,14 @@ class ClipStage:
     def __call__(self, pixels: Tensor, part: str = "") -> list[Result]:
         """Return the columns of each clip of a batch (batch, T, C, h, w), or a failure where they are not finite."""
         pixels = pixels.to(self.model.device, self.model.dtype)
+        grid = self.model.grid_of(pixels, None)
+        if grid != self.grid:
+            own, (height, width) = self.grid.image_size, grid.image_size
+            raise InputError(
+                f"the clip was prepared as {grid.num_frames} frames of {height}×{width} pixels, and the run stores "
+                f"maps of {self.grid.num_frames} frames of {own[0]}×{own[1]}: give the model a processor that crops "
+                "all videos to one size (do_center_crop and crop_size in its preprocessor_config.json)"
+            )
         with autocast_of(self.job, self.model):
             given = Pixels(pixels)  # of the run's own processor; a clip that is not finite becomes a failure below
             record = record_attention(self.model, given)
@@ -154,7 +172,7 @@ def head_columns(record: AttentionRecord, *, all_queries: bool = False) -> dict[
     return {name: torch.stack(values, dim=1).cpu().numpy() for name, values in both.items()}
 
 
-def find_batch_size(config: VivitConfig, device: torch.device) -> int:
+def find_batch_size(config: VivitConfig, device: torch.device, grid: TokenGrid | None = None) -> int:
     """Return how many clips a forward pass may take: a power of two whose activations fit half of what is free.
 
     At most 32, and on a CPU at most 4, since more are no faster there.
@@ -162,11 +180,13 @@ def find_batch_size(config: VivitConfig, device: torch.device) -> int:
     Args:
         config: of the model.
         device: where it will run.
+        grid: of the clips; None is the configuration's.
     """
-    tokens, width = config.grid.num_tokens, config.hidden_size
+    grid = config.grid if grid is None else grid
+    tokens, width = grid.num_tokens, config.hidden_size
     kept = 2 * config.num_attention_layers * width  # queries and keys
     passing = 20 * width + 2 * config.intermediate_size  # measured with a rollout, see tests/benchmarks
-    frames = config.num_frames * config.num_channels * config.image_size**2
+    frames = config.num_channels * math.prod((grid.num_frames, *grid.image_size))
     clip = 4 * (tokens * (kept + passing) + 3 * frames)
     free = free_bytes(device)
     room = _LARGEST if free is None else free // 2 // clip
@@ -174,10 +194,10 @@ def find_batch_size(config: VivitConfig, device: torch.device) -> int:
     return 1 << max(min(room, most), 1).bit_length() - 1
 
 
-def layout_of(job: BulkJob, config: VivitConfig, *, is_classifier: bool) -> PartLayout:
-    """Return the columns that a job's parts have."""
+def layout_of(job: BulkJob, config: VivitConfig, grid: TokenGrid, *, is_classifier: bool) -> PartLayout:
+    """Return the columns that a job's parts have, whose clips have that grid."""
     return PartLayout(
-        tubelets=config.grid.num_tubelets,
+        tubelets=grid.num_tubelets,
         classes=(config.num_labels or 0) if is_classifier else 0,
         heads=config.num_attention_layers * config.num_attention_heads,
         maps=tuple(name for name, _ in job.built()),

@@ -19,6 +19,7 @@ from vivit_lab.bulk.masks import MaskList
 from vivit_lab.bulk.run import open_run, prepare_run
 from vivit_lab.bulk.store import pc
 from vivit_lab.bulk.sweep import SWEEP_SCHEMA, HeadSweepTask, prepare_sweep
+from vivit_lab.clips.listing import ClipList
 from vivit_lab.errors import DamagedFileError, DamagedFileWarning, InputError
 from vivit_lab.show.html import facts_table, report_html, rows_table, tiles
 
@@ -154,6 +155,7 @@ def sweep_heads(
     executor: str | Executor = "local",
     shards: str | Sequence[int] | None = None,
     progress: bool | None = None,
+    on_found: Callable[[ClipList], Any] | None = None,
 ) -> HeadSweepResults:
     """Run a data set under head masks: begin a sweep, or go on with one that was cut off.
 
@@ -171,6 +173,7 @@ def sweep_heads(
         executor: see ``run_bulk``.
         shards: see ``run_bulk``.
         progress: see ``run_bulk``.
+        on_found: see ``run_bulk``.
 
     Raises:
         InputError: there is no run and ``job`` or ``videos`` are missing, the model has no classifier, the masks do not
@@ -184,7 +187,7 @@ def sweep_heads(
     """
     if not (isinstance(masks, MaskList) or callable(masks)):
         raise InputError(f"masks wants a MaskList, or what makes one of layers and heads; got {type(masks).__name__}")
-    folder = prepare_run(job, videos, run)
+    folder = prepare_run(job, videos, run, on_found)
     if not isinstance(masks, MaskList):
         masks = masks(folder.info["layers"], folder.info["heads"])
     task = prepare_sweep(folder, masks, name=name, block_size=block_size)

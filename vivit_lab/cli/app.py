@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from vivit_lab._version import __version__
@@ -33,12 +32,15 @@ from vivit_lab.cli.options import (
     one_line,
     print_error,
     print_json,
+    print_table,
+    say,
     seed_all,
     status,
 )
 from vivit_lab.cli.train import train
 from vivit_lab.errors import InputError, VivitLabWarning
 from vivit_lab.processes import stopping_on_signals
+from vivit_lab.show.text import visible
 from vivit_lab.video.suffixes import holds_pictures, is_video_name
 
 __all__ = ["app", "main"]
@@ -91,7 +93,7 @@ def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
 ) -> None:
     if version:
-        print(__version__)
+        say(__version__)
         raise typer.Exit
 
 
@@ -114,7 +116,7 @@ def demo(
         result = explain_video(bundled_clip_path(), model, processor, DEMO_METHOD, out=out, sheet=True, save_map=True)
     if as_json:
         return print_json({"files": _paths(result.files), "map": result.map.metadata()})
-    print(
+    say(
         "An attention rollout from layer 8 to 11 of a ViT pretrained on images (DINOv2 ViT-S/14), started as a ViViT:\n"
         "where its CLS token looked in each frame. The model knows no motion and no classes; over all twelve layers\n"
         "the rollout is diffuse. Clip: CC-BY-SA-4.0, © 2019-2020 Joao Eriberto Mota Filho.\n"
@@ -226,7 +228,7 @@ def predict(
         clip = read_clip(file, count, step, _start(start, file, count, step), processor=processor)
         assert clip.pixel_values is not None, "a processor prepared the clip"
         with torch.inference_mode():
-            logits = loaded(clip.pixel_values.to(loaded.device)).logits[0]
+            logits = loaded(clip.pixel_values.to(loaded.device), interpolate_pos_encoding=None).logits[0]
     best = top_labels(logits, loaded.config, top)
     if as_json:
         frames = {"indices": clip.indices.tolist(), "seconds": clip.seconds.tolist()}
@@ -237,7 +239,7 @@ def predict(
     for row in best:
         likely = f"{row['probability']:.4f}" if "probability" in row else "-"
         table.add_row(row["label"], likely, f"{row['logit']:.3f}")
-    Console(markup=False).print(table)
+    print_table(table)
 
 
 @app.command()
@@ -261,7 +263,7 @@ def info(
     table = Table(show_header=False, title=name, title_justify="left")
     for key, value in facts.items():
         table.add_row(key.replace("_", " "), str(value))
-    Console(markup=False).print(table)
+    print_table(table)
 
 
 def _video_facts(name: str) -> dict[str, Any]:
@@ -330,11 +332,11 @@ def _paths(files: dict[str, Path]) -> dict[str, str]:
 
 def _print_files(files: dict[str, Path]) -> None:
     for kind, path in files.items():
-        print(f"{kind}: {path}")
+        say(f"{kind}: {visible(path, lines=False)}")
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_place: Any, **_more: Any) -> None:
-    errors.print(f"warning: {' '.join(str(message).split())}", style="yellow", markup=False, soft_wrap=True)
+    errors.print(f"warning: {' '.join(str(message).split())}", style="yellow", soft_wrap=True)
 
 
 app.command()(evaluate)

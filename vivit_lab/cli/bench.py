@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
-from vivit_lab.cli.options import Debug, Json, Seed, print_json
+from vivit_lab.cli.options import Debug, Json, Seed, print_json, print_table, say
 from vivit_lab.errors import InputError
 
 if TYPE_CHECKING:
@@ -111,9 +110,9 @@ def _show(table: BenchTable, out: Path | None, as_json: bool) -> None:
         shown.add_column(column.title, justify="right" if place else "left", overflow="fold")
     for cells in table.cells():
         shown.add_row(*cells)
-    print(table.title)
-    Console(markup=False).print(shown)
+    say(table.title)
+    print_table(shown)
     for line in table.remarks():
-        print(line)
+        say(line)
     if out is not None:
-        print(f"written: {out}")
+        say(f"written: {out}")

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from vivit_lab.cli.options import Debug, Json, Seed, errors, print_json, seed_all
+from vivit_lab.cli.options import Debug, Json, Seed, errors, print_json, print_table, say, say_found, seed_all
 from vivit_lab.errors import InputError
 
 __all__ = ["FAILED_CLIPS", "bulk"]
@@ -99,7 +98,7 @@ def run(
     with _interruptible(out, quiet=as_json):
         results = run_bulk(
             job, videos, out, executor=chosen, shards=shards, retry_errors=retry_errors,
-            progress=False if as_json else None,
+            progress=False if as_json else None, on_found=say_found,
         )  # fmt: skip
     _finish(results, as_json=as_json)
 
@@ -147,7 +146,7 @@ def export(
     from vivit_lab.bulk.results import BulkResults
 
     path = write(BulkResults.open(run), to, kind)
-    print_json({"file": path}) if as_json else print(path)
+    print_json({"file": path}) if as_json else say(path)
 
 
 @bulk.command()
@@ -187,7 +186,7 @@ def render(
         results, out, chosen, method=method, count=count, percentile=percentile, layout=layout, zoom=zoom,
         legend=legend, workers=workers, progress=False if as_json else None,
     )  # fmt: skip
-    print_json({"page": str(page)}) if as_json else print(page)
+    print_json({"page": str(page)}) if as_json else say(page)
 
 
 @bulk.command()
@@ -236,6 +235,7 @@ def heads(
         found = sweep_heads(
             run, partial(_masks, masks, seed), job=job, videos=data, name=name, block_size=block_size, shards=shards,
             progress=False if as_json else None, executor=_engine(engine, ray_address, workers, device, timeout),
+            on_found=say_found,
         )  # fmt: skip
     _show_sweep(found, as_json=as_json)
 
@@ -252,7 +252,7 @@ def _show_sweep(found: Any, *, as_json: bool) -> None:
     for row in [found.summary.to_pylist()[0], *found.worst(15)]:
         numbers = (f"{row[key]:.4g}" for key in ("accuracy", "margin", "kl"))
         table.add_row(row["mask"], str(row["removed"]), str(row["clips"]), *numbers)
-    Console(markup=False).print(table)
+    print_table(table)
 
 
 def _masks(text: str, seed: int, layers: int, heads: int) -> Any:
@@ -307,7 +307,7 @@ def _interruptible(out: str, *, quiet: bool) -> Iterator[None]:
         text = f"interrupted; the parts of {out} that are done stay done. Go on with: {command}"
         if quiet:
             print_json({"error": text})
-        errors.print(text, style="yellow", markup=False, soft_wrap=True)
+        errors.print(text, style="yellow", soft_wrap=True)
         sys.stdout.flush()
         raise typer.Exit(130) from None
 
@@ -327,9 +327,9 @@ def _show(results: Any, *, as_json: bool) -> int:
     table = Table(show_header=False, title=results.run.store.root, title_justify="left")
     for name, value in results.summary(status).items():
         table.add_row(name, value)
-    Console(markup=False).print(table)
+    print_table(table)
     for failure in failures:
-        errors.print(f"{failure['stage']}: {failure['error']}", style="yellow", markup=False, soft_wrap=True)
+        errors.print(f"{failure['stage']}: {failure['error']}", style="yellow", soft_wrap=True)
     if status.errors > 5:
         errors.print(f"… and {status.errors - 5} more; --json lists them", style="yellow")
     if status.errors:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vivit_lab.cli.options import Debug, Json, print_json, status
+from vivit_lab.cli.options import Debug, Json, print_json, say, status
 from vivit_lab.errors import InputError
 
 __all__ = ["convert"]
@@ -52,11 +52,11 @@ def convert(
     if as_json:
         facts = {"variant": config.variant, "macs": cost.macs, "parameters": cost.parameters}
         return print_json({"out": str(out), "files": [str(path) for path in files], **facts})
-    print(
+    say(
         f"{config.variant}: {config.num_frames} frames of {config.image_size}×{config.image_size}, "
         f"{config.num_labels} classes, {cost}"
     )
-    print(f"written: {out}")
+    say(f"written: {out}")
 
 
 def _groups(text: str) -> dict[str, int]:

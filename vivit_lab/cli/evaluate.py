@@ -19,6 +19,7 @@ from vivit_lab.cli.options import (
     frame_step,
     load,
     print_json,
+    say,
     say_found,
     seed_all,
 )
@@ -66,10 +67,10 @@ def evaluate(
     if methods.strip().lower() == "all":
         chosen, reasons = suitable_methods(chosen, loaded)
         for reason in reasons:
-            errors.print(f"left out: {reason}", highlight=False)
+            errors.print(f"left out: {reason}")
     stride = frame_step(loaded, processor, stride, quiet=as_json or data.startswith("planted"))
     found = open_data(data, loaded.config, processor, count=clips, stride=stride)
-    say_found(found, quiet=as_json)
+    say_found(getattr(found, "found", ""))
     plan = EvaluationPlan(sanity_clips=sanity, batch_size=batch_size, only_correct=not every_clip)
     plan = plan.for_model(loaded)
     progress = False if as_json else None
@@ -78,12 +79,12 @@ def evaluate(
     if as_json:
         return print_json({"files": files, "settings": report.settings, "verdicts": report.verdicts()})
     shown = report.only([metric for metric in _SHOWN if metric in report.metrics])
-    print(shown)
+    say(shown)
     for line in shown.verdicts():
-        print(f"- {line}")
+        say(f"- {line}")
     judged, seen = report.settings["clips_judged"], report.settings["clips_seen"]
-    errors.print(f"{judged} of {seen} clips judged", highlight=False)
+    errors.print(f"{judged} of {seen} clips judged")
     for failure in report.settings.get("clips_failed", []):
-        errors.print(f"left out: {failure}", highlight=False, markup=False, soft_wrap=True)
+        errors.print(f"left out: {failure}", soft_wrap=True)
     for kind, path in files.items():
-        print(f"{kind}: {path}")
+        say(f"{kind}: {path}")

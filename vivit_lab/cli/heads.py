@@ -18,6 +18,7 @@ from vivit_lab.cli.options import (
     frame_step,
     load,
     print_json,
+    say,
     say_found,
     seed_all,
 )
@@ -52,7 +53,7 @@ def _open(model: str, data: str, clips: int | None, stride: int | None, device: 
     loaded, processor = load(model, device, dtype, quiet=quiet)
     stride = frame_step(loaded, processor, stride, quiet=quiet or data.startswith("planted"))
     found = open_data(data, loaded.config, processor, count=clips, stride=stride)
-    say_found(found, quiet=quiet)
+    say_found(getattr(found, "found", ""))
     return loaded, processor, found
 
 
@@ -118,15 +119,15 @@ def importance(
                 "rank_stability": None if stable is None else stable.mean,
             }
         )
-    print(scores)
-    print(f"{scores.unit}; {scores.target or ''}")
-    print(_cells(scores.values.tolist()))
+    say(scores)
+    say(f"{scores.unit}; {scores.target or ''}")
+    say(_cells(scores.values.tolist()))
     if len(scores) > 1:
-        print(f"the most important, with 95 % intervals over {len(scores)} {scores.rows}s:")
-        print(_intervals(scores))
+        say(f"the most important, with 95 % intervals over {len(scores)} {scores.rows}s:")
+        say(_intervals(scores))
     if stable is not None:
-        print(f"rank stability {stable}")
-    print(f"file: {out}")
+        say(f"rank stability {stable}")
+    say(f"file: {out}")
 
 
 @heads.command()
@@ -184,8 +185,8 @@ def prune(
     if as_json:
         return print_json(told)
     before, after = told["parameters"]
-    print(f"{chosen.share_removed:.0%} of the heads removed, {before:,} → {after:,} parameters")
-    print(f"model: {out}")
+    say(f"{chosen.share_removed:.0%} of the heads removed, {before:,} → {after:,} parameters")
+    say(f"model: {out}")
 
 
 def _parse(text: str) -> dict[int, list[int]]:
@@ -255,13 +256,13 @@ def curve(
         rows = curves.rows()
         return print_json({"files": files, "settings": curves.settings, "rows": rows})
     for row in curves.rows():
-        print(
+        say(
             f"{row['series']:<22} {row['share']:>4.0%}  top-1 {row['top1']:.3f} "
             f"[{row['top1_low']:.3f}, {row['top1_high']:.3f}]  agreement {row['agreement']:.3f}  KL {row['kl']:.3f}  "
             f"speed {row['speed']:.2f} ×"
         )
     for kind, path in files.items():
-        print(f"{kind}: {path}")
+        say(f"{kind}: {path}")
 
 
 @heads.command()
@@ -300,7 +301,7 @@ def stats(
         return print_json({"file": str(out), "lifts": rows, "kinds": [list(row) for row in kinds.kinds]})
     for name, matrix in lifts.items():
         error = float(measured.error(name).nan_to_num(0).max())
-        print(f"{name}, × uniform (sampling error of the value up to {error:.2g})")
-        print(_cells(matrix.tolist()))
-    print(kinds)
-    print(f"file: {out}")
+        say(f"{name}, × uniform (sampling error of the value up to {error:.2g})")
+        say(_cells(matrix.tolist()))
+    say(kinds)
+    say(f"file: {out}")

@@ -79,7 +79,7 @@ def lab(
         raise InputError(f"wanted options of JupyterLab after two hyphens, such as -- --ip=0.0.0.0; got {wrong[0]!r}")
     folder, copied = prepare_notebooks(dir)
     if copied:
-        errors.print(f"copied {len(copied)} notebooks to {folder}", highlight=False)
+        errors.print(f"copied {len(copied)} notebooks to {folder}")
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder.resolve()}", f"--port={port}"]
     if no_browser:
         command.append("--no-browser")

@@ -10,8 +10,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from vivit_lab.errors import VivitLabError
+from vivit_lab.show.text import HIDDEN, visible
 
 __all__ = [
     "Debug",
@@ -28,12 +31,23 @@ __all__ = [
     "one_line",
     "print_error",
     "print_json",
+    "print_table",
+    "say",
     "say_found",
     "seed_all",
     "status",
 ]
 
-errors = Console(stderr=True, highlight=False, markup=False)
+
+class _Console(Console):
+    """Shows text as it is: names from files steer no terminal, make no lines, and are no markup or emoji."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return a text as what is printed; rich asks for this of every str, in tables too."""
+        return super().render_str(visible(text, lines=False), **{**options, "emoji": False, "markup": False})
+
+
+errors = _Console(stderr=True, highlight=False)
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes CUDA where there is one.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto for the checkpoint's own.")]
@@ -61,14 +75,14 @@ def frame_step(model: Any, processor: Any, stride: int | None, *, quiet: bool) -
 
     sampling = sampling_of(processor, model.config.num_frames, stride)
     if sampling.source == "assumed" and not quiet:
-        errors.print(f"{sampling}; --stride takes another", style="dim", markup=False, soft_wrap=True)
+        errors.print(f"{sampling}; --stride takes another", style="dim", soft_wrap=True)
     return sampling.stride
 
 
-def say_found(data: Any, *, quiet: bool) -> None:
-    """Say in one line which clips a name stands for, and where their labels come from."""
-    if not quiet and getattr(data, "found", ""):
-        errors.print(data.found, style="dim", markup=False, soft_wrap=True)
+def say_found(found: Any) -> None:
+    """Say in one line on stderr which clips a name stands for, and where their labels come from."""
+    if str(found):
+        errors.print(str(found), style="dim", soft_wrap=True)
 
 
 @contextmanager
@@ -77,7 +91,7 @@ def status(text: str, *, quiet: bool) -> Iterator[None]:
     if quiet or not errors.is_terminal:
         yield
         return
-    with errors.status(text):
+    with errors.status(Text(visible(text, lines=False))):
         yield
 
 
@@ -90,7 +104,18 @@ def seed_all(seed: int) -> None:
 
 def print_json(value: dict[str, Any]) -> None:
     """Print one JSON object on stdout; NaN and infinity, which JSON does not know, are null."""
-    print(json.dumps(_finite(value), ensure_ascii=False, allow_nan=False))
+    text = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+    print(HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def say(text: Any) -> None:
+    """Print a text on stdout; what would steer a terminal is written out."""
+    print(visible(text))
+
+
+def print_table(table: Table) -> None:
+    """Print a table on stdout."""
+    _Console().print(table)
 
 
 def _finite(value: Any) -> Any:
@@ -103,7 +128,7 @@ def _finite(value: Any) -> Any:
 
 def print_error(error: Exception) -> None:
     """Print an error on stderr, as one line."""
-    errors.print(f"error: {one_line(error)}", style="red", markup=False, soft_wrap=True)
+    errors.print(f"error: {one_line(error)}", style="red", soft_wrap=True)
 
 
 def one_line(error: Exception) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vivit_lab.cli.options import Debug, Json, Model, Seed, load, print_json, seed_all
+from vivit_lab.cli.options import Debug, Json, Model, Seed, load, print_json, say, say_found, seed_all
 from vivit_lab.errors import InputError
 
 __all__ = ["train"]
@@ -57,6 +57,7 @@ def train(
     """Fine-tune a model on your own labelled clips; the directory it writes is a model for every other command."""
     from dataclasses import replace
 
+    from vivit_lab.clips.listing import list_clips
     from vivit_lab.training.finetune import finetune
     from vivit_lab.training.presets import preset_by_name
 
@@ -73,9 +74,11 @@ def train(
     if twice := sorted(set(training) & set(given)):
         option = {"num_workers": "--workers"}.get(twice[0], "--" + twice[0].replace("_", "-"))
         raise InputError(f"--set {twice[0]} is an option of its own; give {option} alone")
+    found = list_clips(data)
+    say_found(found)
     loaded, processor = load(model, "cpu", "float32", quiet=as_json)
     result = finetune(
-        loaded, processor, data, out, preset=preset, augmentation=replace(chosen.augmentation, **augmenting),
+        loaded, processor, found, out, preset=preset, augmentation=replace(chosen.augmentation, **augmenting),
         num_frames=frames, image_size=size, epochs=epochs, validation=validation, views=views, on_error=on_error,
         resume=resume, cpu=cpu, progress=False if as_json else None, **training, **given,
     )  # fmt: skip
@@ -92,10 +95,10 @@ def train(
             }
         )
     for line in result.summary():
-        print(f"- {line}")
-    print(f"model: {result.last}")
+        say(f"- {line}")
+    say(f"model: {result.last}")
     if result.best != result.last:
-        print(f"best: {result.best}")
+        say(f"best: {result.best}")
 
 
 def _settings(texts: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -85,6 +85,8 @@ class ClipList:
         splits = Counter(split for split in self.table["split"].to_pylist() if split)
         if splits:
             told.append(" and ".join(f"{count} {split}" for split, count in splits.items()))
+        if masks := len(self) - self.table["mask"].null_count:
+            told.append(f"masks of {masks} clip{'s' if masks != 1 else ''}, which no command uses")
         if missing := self.missing():
             told.append(f"{_count(missing, 'file')} missing, such as {missing[0]}")
         if twice := self.duplicates():

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from vivit_lab.show.text import markdown_row
 from vivit_lab.statistics.bootstrap import BootstrapInterval
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def markdown_table(report: FaithfulnessReport, metrics: Sequence[str]) -> str:
             mean = f"**{mean}**" if best[metric] == name else mean
             cells.append(f"{mean} {span(found, digits[metric])}".rstrip())
         lines.append(cells)
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |" for cells in lines) + "\n"
+    return "\n".join(map(markdown_row, lines)) + "\n"
 
 
 def verdicts(report: FaithfulnessReport) -> list[str]:

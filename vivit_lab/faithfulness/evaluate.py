@@ -84,8 +84,13 @@ class EvaluationPlan:
     def for_model(self, model: Model) -> EvaluationPlan:
         """Return the plan as the model can be judged: tokens of a factorised one, which cannot be dropped, are blurred.
 
-        A curve that would then have the region and baseline of one before it is left out.
+        A curve that would then have the region and baseline of one before it is left out. SaCo has no more groups than
+        the model has tubelets.
         """
+        tubelets = model.config.grid.num_tubelets
+        if self.saco is not None and self.saco.groups > tubelets:
+            few = None if tubelets < 2 else replace(self.saco, groups=tubelets)
+            return replace(self, saco=few).for_model(model)
         if model.config.variant == "spacetime":
             return self
         curves = [replace(curve, baseline="blur") if curve.baseline == "drop" else curve for curve in self.curves]
@@ -259,7 +264,11 @@ class _Job:
             return None, [], about
         if batch.labels is not None and self.plan.only_correct and _target(self.model) is None:
             with torch.inference_mode():
-                guess = self.model.eval()(batch.pixel_values.to(self.model.device)).logits.argmax(-1).cpu()
+                guess = (
+                    self.model.eval()(batch.pixel_values.to(self.model.device), interpolate_pos_encoding=None)
+                    .logits.argmax(-1)
+                    .cpu()
+                )
             keep = (guess == batch.labels.cpu()).nonzero().squeeze(1)
             batch, indices = batch.take(keep), [indices[index] for index in keep.tolist()]
         return batch, indices, about

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vivit_lab.errors import InputError
 from vivit_lab.faithfulness._report_data import Curve, Row, checked_scores, direction_of, merged, report_from, report_to
 from vivit_lab.faithfulness.sanity import SanityResult
+from vivit_lab.show.text import csv_writer
 from vivit_lab.statistics.bootstrap import BootstrapInterval, PairedDifference, bootstrap_interval, paired_difference
 
 if TYPE_CHECKING:
@@ -266,7 +266,7 @@ class FaithfulnessReport:
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the rows of ``table``: one a method and metric, with a header."""
         with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
+            writer = csv_writer(file)
             writer.writerow(each.name for each in fields(Row))
             writer.writerows(astuple(row) for row in self.table())
 

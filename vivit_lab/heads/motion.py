@@ -147,10 +147,12 @@ def motion_of(data: Any, clips: ClipSet, grid: TokenGrid) -> Tensor:
     Args:
         data: what ``clips`` was made of; planted data have a ``PlantedConfig`` as ``config``.
         clips: the clips.
-        grid: the model's token grid.
+        grid: the model's token grid; clips of another size have a grid of the same tubelets.
     """
     config = getattr(data, "config", None)
     if isinstance(config, PlantedConfig):
         start = getattr(data, "start", 0)  # of a PlantedDataset
-        return planted_motion([planted_clip(config, start + index) for index in clips.indices], grid)
-    return torch.cat([estimate_motion(batch.pixel_values, grid) for batch in clips.batches(4)])
+        own = grid.resized(config.frames, config.size, config.size)
+        return planted_motion([planted_clip(config, start + index) for index in clips.indices], own)
+    pixels = (batch.pixel_values for batch in clips.batches(4))
+    return torch.cat([estimate_motion(some, grid.resized(some.shape[1], *some.shape[3:])) for some in pixels])

@@ -282,7 +282,7 @@ def _features(output: Any, config: VivitConfig, of: str) -> tuple[str, Tensor]:
         return "pooler output", pooled
     hidden = output.get("last_hidden_state")
     if of != "pooler" and hidden is not None:
-        return _summary_name(config), make_summary(config)(hidden, config.grid)
+        return _summary_name(config), make_summary(config)(hidden, getattr(output, "grid", None) or config.grid)
     if of != "pooler" and not config.num_labels and output.get("logits") is not None:
         return _summary_name(config), output.logits  # a classifier that was left out passes it on
     raise InputError(f"the model's output has no embedding of={of!r}: use a VivitModel (with its pooler)")

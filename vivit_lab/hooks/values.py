@@ -178,4 +178,4 @@ def record_values(
 
 def without_graph(output: Any) -> Any:
     """Return a model's output without its graph, and without the tuples of layers, which a record keeps itself."""
-    return type(output)(**{name: value.detach() for name, value in output.items() if isinstance(value, Tensor)})
+    return output.like({name: value.detach() for name, value in output.items() if isinstance(value, Tensor)})

@@ -136,7 +136,7 @@ def bound_scores(
             for rows in slices_of(len(pixels), batch_size)
         ]
     first = outputs[0]
-    whole = type(first)(**{name: torch.cat([output[name] for output in outputs]) for name in first})
+    whole = first.like({name: torch.cat([output[name] for output in outputs]) for name in first})
     bound = bind_target(target, whole, model.config)
     return bound, bound(whole).detach().float()
 

@@ -93,7 +93,8 @@ class VivitModel(VivitPreTrainedModel):
     def outputs_of(self, encoded: Encoded) -> VivitModelOutput:
         """Return the output that the backbone's result gives."""
         pooled = None if self.pooler is None else self.pooler(self.summary_of(encoded))
-        return VivitModelOutput(encoded.last_hidden_state, pooled, encoded.hidden_states, encoded.attentions)
+        output = VivitModelOutput(encoded.last_hidden_state, pooled, encoded.hidden_states, encoded.attentions)
+        return output.on_grid(encoded.grid) if self.config.spatial_only_baseline else output
 
 
 class VivitForVideoClassification(VivitPreTrainedModel):

@@ -74,7 +74,7 @@ class Embeddings(nn.Module):
                 f"pixel_values must be {form}, got {shape}: axis 2 holds {shape[2]} channels; "
                 "channels come before height and width, after frames"
             )
-        grid = TokenGrid.from_video(shape[1], shape[3], shape[4], wanted.tubelet, cls_token=wanted.cls)
+        grid = wanted.resized(shape[1], shape[3], shape[4])
         if grid != wanted and interpolate_pos_encoding is None:
             self._tell(grid, shape)
         elif grid != wanted and not interpolate_pos_encoding:

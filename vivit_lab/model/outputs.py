@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 from torch.export import register_dataclass
+
+from vivit_lab.grid import TokenGrid
 
 __all__ = ["ModelOutput", "VideoClassifierOutput", "VivitModelOutput"]
 
@@ -15,6 +17,23 @@ __all__ = ["ModelOutput", "VideoClassifierOutput", "VivitModelOutput"]
 @dataclass
 class ModelOutput:
     """Base of the outputs: fields that were not asked for are None, and are skipped by index, keys and tuple."""
+
+    _grid = None  # no field: a tuple of the output has no place for it
+
+    @property
+    def grid(self) -> TokenGrid | None:
+        """The grid of the clips, where the states alone do not tell it: of a ``spatial_only_baseline``."""
+        return self._grid
+
+    def on_grid(self, grid: TokenGrid | None) -> Self:
+        """Note the grid of the clips, and return the output."""
+        self._grid = grid
+        return self
+
+    def like(self, values: Mapping[str, Any]) -> Self:
+        """Return an output with these fields, of clips of the same grid."""
+        made = type(self)(**values)
+        return made if self._grid is None else made.on_grid(self._grid)
 
     def to_tuple(self) -> tuple[Any, ...]:
         """Return the fields that are present, in order."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from vivit_lab.planted.clip import COUNTERFACTUALS, PlantedClip, planted_clip
 from vivit_lab.planted.config import LABELS, PlantedConfig
 from vivit_lab.planted.truth import mask_of_tokens, window_of_tokens
 from vivit_lab.progress import progress_bar
+from vivit_lab.show.text import csv_writer
 from vivit_lab.video.encode import MovieWriter
 
 if TYPE_CHECKING:
@@ -232,10 +232,11 @@ def _write_movie(path: Path, clip: PlantedClip, fps: float, exact: bool) -> None
 
 def _write_csv(path: Path, rows: list[dict[str, Any]], config: PlantedConfig) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
-        writer.writeheader()
+        writer = csv_writer(file)
+        writer.writerow(_COLUMNS)
         for row in rows:
             start, stop = row["window"]
             line = {name: row[name] for name in ("path", "label", "label_name", "index", "counterfactual")}
             origin = {"level": config.level, "split": config.split, "rule": config.rule, "seed": config.seed}
-            writer.writerow({**line, "window_start": start, "window_stop": stop, **origin})
+            line |= {"window_start": start, "window_stop": stop, **origin}
+            writer.writerow(line[name] for name in _COLUMNS)

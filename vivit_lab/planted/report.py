@@ -165,7 +165,8 @@ def _refuse_training_mode(model: Any) -> None:
 def _predict(model: Callable[[torch.Tensor], Any], pixel_values: torch.Tensor) -> torch.Tensor:
     """The model's class of each clip, (B,) int64 on the CPU."""
     home = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
-    out = model(pixel_values if home is None else pixel_values.to(home.device, home.dtype))
+    given = pixel_values if home is None else pixel_values.to(home.device, home.dtype)
+    out = model(given, **({"interpolate_pos_encoding": None} if hasattr(model, "grid_of") else {}))
     logits = getattr(out, "logits", out)
     wanted = (len(pixel_values), len(LABELS))
     if not isinstance(logits, torch.Tensor):

@@ -12,6 +12,7 @@ from vivit_lab.errors import InputError
 from vivit_lab.render.legend import make_legend
 from vivit_lab.render.painter import make_painter
 from vivit_lab.render.timing import clip_end, shown_frames
+from vivit_lab.show.text import visible
 from vivit_lab.video.encode import MovieWriter
 
 if TYPE_CHECKING:
@@ -97,9 +98,8 @@ def render_movie(
     height, width = content if legend is None else legend.canvas_size(content)
     shown, path = shown_frames(clip), Path(path)
     with MovieWriter(path, height, width, end=clip_end(clip), crf=crf, preset=preset) as movie:
-        for index, frame in zip(
-            tqdm(shown, desc=path.name, unit="frame", disable=not progress), painter.paint(shown), strict=True
-        ):
+        bar = tqdm(shown, desc=visible(path.name, lines=False), unit="frame", disable=not progress)
+        for index, frame in zip(bar, painter.paint(shown), strict=True):
             if zoom > 1:
                 frame = frame.repeat(zoom, axis=0).repeat(zoom, axis=1)
             movie.write(frame if legend is None else legend.under(frame, index), float(clip.seconds[index]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -11,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vivit_lab.clips.listing import ClipList
 from vivit_lab.errors import ConfigError, DamagedFileError, InputError
 from vivit_lab.files import read_json, read_or_set_aside, write_sealed
 from vivit_lab.model.auto import load_model
@@ -18,6 +18,7 @@ from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.processing.sampling import note_sampling
 from vivit_lab.show.html import list_of
+from vivit_lab.show.text import csv_writer
 from vivit_lab.training.adapt import adapt_model, adapt_processor
 from vivit_lab.training.augment import Augmentation
 from vivit_lab.training.clips import LabelledClip, class_names, find_clips, path_from, readable_clips, split_clips
@@ -80,7 +81,7 @@ class FinetuneResult:
 def finetune(
     model: VivitModel | VivitForVideoClassification,
     processor: VivitImageProcessor,
-    data: str | os.PathLike[str] | Sequence[LabelledClip],
+    data: str | os.PathLike[str] | ClipList | Sequence[LabelledClip],
     out: str | os.PathLike[str],
     *,
     preset: str = "small",
@@ -107,7 +108,7 @@ def finetune(
     Args:
         model: to start from; it stays as it is.
         processor: of the model.
-        data: a folder of class folders or a table (see ``find_clips``), or clips.
+        data: a folder of class folders or a table (see ``find_clips``), what ``list_clips`` made of it, or clips.
         out: a directory.
         preset: where settings that are not given come from, a name of ``PRESETS``.
         augmentation: how clips are varied.
@@ -180,11 +181,11 @@ def finetune(
 
 
 def _usable(
-    data: str | os.PathLike[str] | Sequence[LabelledClip], on_error: str, *, progress: bool | None
+    data: str | os.PathLike[str] | ClipList | Sequence[LabelledClip], on_error: str, *, progress: bool | None
 ) -> tuple[list[LabelledClip], list[tuple[LabelledClip, str]]]:
     if on_error not in ("skip", "raise"):
         raise InputError(f"on_error must be 'skip' or 'raise', got {on_error!r}")
-    clips = find_clips(data) if isinstance(data, (str, os.PathLike)) else list(data)
+    clips = find_clips(data) if isinstance(data, (str, os.PathLike, ClipList)) else list(data)
     good, bad = readable_clips(clips, progress=progress)
     if bad and (on_error == "raise" or not good):
         raise InputError(f"{len(bad)} of {len(clips)} clips cannot be read, the first {bad[0][0].path}: {bad[0][1]}")
@@ -265,7 +266,7 @@ def _write_down(
     draft.write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     draft.replace(path)
     with (out / "skipped.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv_writer(file)
         writer.writerows(
             [["path", "label", "error"], *([path_from(clip.path, out), clip.label, why] for clip, why in bad)]
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -17,6 +16,7 @@ from vivit_lab.model.views import mean_logits
 from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.progress import progress_bar
 from vivit_lab.show.html import confusion_table
+from vivit_lab.show.text import csv_writer
 from vivit_lab.statistics.proportion import Interval, wilson_interval
 from vivit_lab.training.clips import LabelledClip, path_from
 from vivit_lab.training.datasets import ViewClips
@@ -99,7 +99,7 @@ class ClassificationReport:
         """Write a row a clip, errors included, and return the path; paths are relative to the file, as tables' are."""
         target = Path(path)
         with target.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
+            writer = csv_writer(file)
             writer.writerow([item.name for item in fields(ClipPrediction)])
             for row in self.rows:
                 rest = [getattr(row, item.name) for item in fields(row) if item.name != "path"]
