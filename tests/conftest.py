@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from vivit_lab.video.encode import MovieWriter
 
@@ -18,6 +19,8 @@ except ImportError:  # the tests of videos run where numpy, av, pytest and hypot
     torch = None
 
 ROOT = Path(__file__).resolve().parent.parent
+settings.register_profile("untimed", deadline=None)  # the machine may be busy
+settings.load_profile("untimed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

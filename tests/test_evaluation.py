@@ -98,7 +98,7 @@ def test_any_folder_of_videos_and_any_table_will_do(folder, tmp_path):
 def test_what_is_no_data_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"there is no .*nowhere: wanted a folder of videos or of class folders"):
         open_data(tmp_path / "nowhere", CONFIG, PROCESSOR)
-    with pytest.raises(InputError, match=r"holds no video \(\.avi"):
+    with pytest.raises(InputError, match=r"holds no video \(\.3gp, \.avi"):
         open_data(tmp_path, CONFIG, PROCESSOR)
     with pytest.raises(InputError, match=r"wanted 'planted:LEVEL' or .*; got 'colour=3'"):
         open_data("planted:colour=3", CONFIG, PROCESSOR)

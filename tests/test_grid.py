@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vivit_lab.errors import GridError
@@ -29,7 +29,6 @@ def test_token_and_position_are_one_to_one(grid):
         assert grid.position(-grid.num_tokens) is None
 
 
-@settings(deadline=None)
 @given(GRIDS)
 def test_spans_and_boxes_tile_the_video_exactly(grid):
     height, width = grid.image_size

@@ -132,6 +132,7 @@ def test_head_masks_outside_their_range_are_refused(model, value):
 
 
 def test_a_head_mask_does_not_break_a_compiled_graph():
+    torch.compiler.reset()
     model = make()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     mask = torch.ones(3, 4)

@@ -383,7 +383,7 @@ def test_a_clip_that_hangs_and_one_that_crashes_among_a_hundred(cluster, checkpo
     videos = link_clips(tmp_path / "clips", movies, 98)
     hanging, crashing = videos / "clip-0033-hangs.mp4", videos / "clip-0066-crashes.mp4"
     with held_back(hanging), readers_ended(crashing, signal.SIGSEGV):
-        job, engine = tiny_job(checkpoint, shard_size=16), RayExecutor(timeout=6)
+        job, engine = tiny_job(checkpoint, shard_size=16), RayExecutor(timeout=12)
         results = run_bulk(job, videos, tmp_path / "run", executor=engine, progress=False)
     assert_whole(results, 100)
     assert_two_failed(results, hanging, crashing)
@@ -444,7 +444,7 @@ def test_a_frozen_actor_does_not_hold_the_run(models, cluster, checkpoint, movie
     watcher = threading.Thread(target=freeze_one)
     watcher.start()
     try:
-        job, engine = tiny_job(checkpoint, shard_size=2), RayExecutor(models=models, patience=100)
+        job, engine = tiny_job(checkpoint, shard_size=2), RayExecutor(models=models, patience=200)
         results = run_bulk(job, videos, out, executor=engine, progress=False)
     finally:
         watcher.join()

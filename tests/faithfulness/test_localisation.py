@@ -87,7 +87,7 @@ def whole_numbers(rng, shape, spread):
     return rng.integers(-spread, spread + 1, shape).astype(np.float64)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**31), st.integers(0, 4), st.floats(0, 1))
 def test_every_measure_is_the_plain_loop(seed, spread, chance):
     rng = np.random.default_rng(seed)

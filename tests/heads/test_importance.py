@@ -18,7 +18,7 @@ def importance(n=12, layers=3, heads=4, seed=0, **fields):
     return HeadImportance(rows, "Test", **fields)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000))
 def test_rank_correlation_is_spearmans(seed):
     a, b = importance(seed=seed), importance(seed=seed + 1)

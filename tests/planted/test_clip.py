@@ -29,7 +29,7 @@ CONFIGS = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(CONFIGS, st.integers(0, 10**6))
 def test_frames_mask_and_track_agree(config, index):
     clip = planted_clip(config, index)
@@ -97,7 +97,7 @@ def test_the_hardest_level_changes_everywhere_so_frame_differences_do_not_point_
         assert inside < 0.15
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(CONFIGS, st.integers(0, 10**6))
 def test_reversing_changes_the_label_and_the_targets_pixels_only(config, index):
     clip = planted_clip(config, index)
@@ -116,7 +116,7 @@ def test_reversing_changes_the_label_and_the_targets_pixels_only(config, index):
     np.testing.assert_array_equal(again.frames, clip.frames)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(CONFIGS, st.integers(0, 10**6))
 def test_moving_the_window_keeps_the_label_and_the_way(config, index):
     clip = planted_clip(config, index)

@@ -19,7 +19,7 @@ from vivit_lab.planted.render import visible
 from vivit_lab.planted.scene import draw_scene, track
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(0, 10**6),
     st.integers(0, len(LEVELS) - 1),

@@ -30,7 +30,7 @@ def test_a_single_frame_is_repeated_and_may_differ_from_clip_to_clip():
     assert own[:, :, 0, 0, 0].unique(dim=1).tolist() == [[1], [100], [203]]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 4), st.integers(1, 9), st.integers(0, 99))
 def test_shuffling_permutes_the_frames_of_each_clip(count, frames, seed):
     clips = _numbered(count, frames)

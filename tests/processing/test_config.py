@@ -68,7 +68,7 @@ def test_we_read_what_the_peer_writes(options: dict[str, Any], tmp_path: Path) -
     assert json.loads((tmp_path / CONFIG_NAME).read_text()) == written
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.fixed_dictionaries(
         {},

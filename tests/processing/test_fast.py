@@ -45,7 +45,7 @@ def test_one_level_at_any_resolution(size: tuple[int, int]) -> None:
         assert abs(_levels(frames, True) - _levels(frames, False)).max() <= 1
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(4, 300), st.integers(4, 300), st.integers(4, 150), st.integers(1, 160), st.integers(1, 160))
 def test_one_level_for_any_size(height: int, width: int, short: int, rows: int, columns: int) -> None:
     frames = frames_of(height, width, count=1, seed=height)
@@ -53,7 +53,7 @@ def test_one_level_for_any_size(height: int, width: int, short: int, rows: int, 
     assert abs(_levels(frames, True, **options) - _levels(frames, False, **options)).max() <= 1
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.tuples(st.integers(4, 90), st.integers(4, 90)), st.tuples(st.integers(1, 150), st.integers(1, 150)), st.data()
 )
@@ -77,7 +77,7 @@ def test_every_filter(resample: int) -> None:
         assert abs(difference).max() <= (resample == Image.Resampling.BILINEAR)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @example(Image.Resampling.BILINEAR, (37, 56), (62, 108), (62, 108))
 @example(Image.Resampling.BICUBIC, (37, 56), (62, 108), (62, 108))
 @example(Image.Resampling.LANCZOS, (37, 56), (62, 108), (62, 108))
@@ -131,7 +131,7 @@ def test_matrices_work_through_a_clip_in_parts(monkeypatch: pytest.MonkeyPatch) 
     assert torch.equal(resize_by_matrices(clip, plan, 2), whole)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.sampled_from(FILTERS), st.integers(1, 90), st.integers(1, 90), st.integers(-20, 20), st.integers(1, 100))
 def test_resample_matrix_is_an_average(resample: int, source: int, target: int, first: int, count: int) -> None:
     if first >= target or first + count <= 0:

@@ -21,7 +21,7 @@ def _silent(monkeypatch: pytest.MonkeyPatch) -> None:
     silence_announcements(monkeypatch)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     height=st.integers(8, 200),
     width=st.integers(8, 200),

@@ -184,13 +184,13 @@ def _cases(draw: st.DrawFn) -> tuple[np.ndarray, dict[str, Any]]:
     return frames, options
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(_cases())
 def test_any_options(case: tuple[np.ndarray, dict[str, Any]]) -> None:
     assert_equal_to_peer(*case)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(4, 400), st.integers(4, 400), st.integers(8, 200), st.integers(1, 200), st.integers(1, 200))
 @example(240, 320, 256, 224, 224)  # Pillow 13 would resize the part's axes in another order than the whole frame's
 @example(360, 640, 144, 128, 128)

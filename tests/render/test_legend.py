@@ -108,7 +108,7 @@ def test_nothing_is_cut_off(fields: dict, width: int, choices: dict) -> None:
             assert (margin == DARK.background).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(1e-30, 1e30), st.floats(1e-9, 1e9), st.booleans())
 def test_numbers_of_any_size_do_not_touch(size: float, ratio: float, signed: bool) -> None:
     relevance = torch.full(GRID.shape, 0.5)

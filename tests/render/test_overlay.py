@@ -42,7 +42,7 @@ def test_heat_on_source_is_the_token_at_each_pixel_centre(geometry: Geometry) ->
             np.testing.assert_array_equal(heat[:, row, column], expected)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_planted_tubelets_under_any_geometry(data: st.DataObject) -> None:
     size = st.integers(5, 40)

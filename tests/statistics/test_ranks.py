@@ -14,7 +14,7 @@ def naive_ranks(values):
     return [sum(o < v for o in values) + (sum(o == v for o in values) + 1) / 2 for v in values]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(-3, 3), min_size=2, max_size=12), st.integers(0, 2**31))
 def test_ranks_and_spearman_are_the_plain_ones(values, seed):
     other = np.random.default_rng(seed).integers(-3, 4, len(values)).tolist()

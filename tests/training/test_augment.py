@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vivit_lab.errors import ConfigError
@@ -114,7 +114,6 @@ def test_each_change_of_colour_is_what_it_says():
     assert float(jitter_colours(LEVELS, 200.0, 1.0, 1.0, 0.0).max()) <= 255
 
 
-@settings(deadline=None)
 @given(st.floats(-0.5, 0.5))
 def test_a_turn_of_hue_keeps_greys_and_is_undone_by_the_turn_back(hue):
     grey = torch.full((1, 3, 2, 2), 90.0)
@@ -124,7 +123,6 @@ def test_a_turn_of_hue_keeps_greys_and_is_undone_by_the_turn_back(hue):
     torch.testing.assert_close(back, mild, rtol=0, atol=0.2)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 30), st.integers(1, 80), st.integers(1, 16), st.integers(1, 5), st.integers(0, 3), st.integers())
 def test_windows_lie_inside_the_stretch(start, length, count, low, more, seed):
     augmentation = Augmentation(stride=(low, low + more))

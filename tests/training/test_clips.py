@@ -2,7 +2,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.training.videos import CLASSES, write_broken, write_folders, write_video
@@ -102,7 +102,6 @@ def test_classes_are_in_order_by_number_or_name():
 COUNTS = st.dictionaries(st.text("abc", min_size=1, max_size=3), st.integers(1, 30), min_size=1, max_size=5)
 
 
-@settings(deadline=None)
 @given(COUNTS, st.floats(0.01, 0.9), st.integers(0, 5))
 def test_a_split_takes_its_share_of_each_class(counts, share, seed):
     clips = [LabelledClip(f"{label}/{number}", label) for label, count in counts.items() for number in range(count)]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.training.videos import CLASSES, PROCESSOR, write_broken, write_folders, write_video
@@ -67,7 +67,6 @@ def test_what_does_not_fit_is_refused(clips):
         temporal_views(3, 3, 4, 2, 1)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 20), st.integers(1, 100), st.integers(1, 12), st.integers(1, 4), st.integers(1, 6))
 def test_views_are_windows_from_the_first_to_the_last(start, length, frames, stride, views):
     found = temporal_views(start, start + length, frames, stride, views)

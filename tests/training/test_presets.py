@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vivit_lab.errors import ConfigError, InputError
@@ -38,7 +38,6 @@ def test_the_papers_presets_are_the_papers(name):
     assert "Arnab et al. 2021" in preset.about
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(sorted(PRESETS)), st.integers(1, 5000), st.floats(0.1, 60), st.integers(1, 70), st.integers(1, 4)
 )

@@ -36,7 +36,7 @@ def test_exact_codecs_give_the_very_frames(tmp_path, name, size):
     assert np.array_equal(clip.frames, frames)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.integers(1, 200_000), min_size=1, max_size=12), st.floats(0, 1000), st.integers(1, 300_000))
 def test_times_and_end_are_kept_to_the_tick(tmp_path_factory, gaps, origin, last):
     ticks = np.cumsum(gaps) - gaps[0]
