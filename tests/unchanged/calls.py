@@ -6,8 +6,8 @@ A group is a function from a `Bench` to numbers by name. Refusals are kept too: 
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import chdir
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from tests.unchanged.numbers import HALF
+from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.attribution.diagnostics_artefacts import artefact_tokens
 from vivit_lab.attribution.diagnostics_contrast import class_contrast
 from vivit_lab.attribution.diagnostics_separation import space_time_separation
 from vivit_lab.attribution.diagnostics_sinks import attention_sinks
-from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.attribution.registry import METHODS, make_method
 from vivit_lab.bulk.engine import run_bulk
 from vivit_lab.bulk.job import BulkJob
@@ -152,14 +153,18 @@ class Bench:
     def __init__(self, stored: Path) -> None:
         self.stored = stored
 
+    def load(self, name: str) -> Any:
+        with chdir(self.stored):  # what a model makes notes where it came from
+            return load_model(f"models/{name}").double().eval()
+
     @cached_property
     def models(self) -> dict[str, Any]:
-        return {name: load_model(self.stored / "models" / name).double().eval() for name in VARIANTS}
+        return {name: self.load(name) for name in VARIANTS}
 
     @cached_property
     def backbones(self) -> dict[str, Any]:
         """Models without a classifier."""
-        return {name: load_model(self.stored / "models" / name).double().eval() for name in BACKBONES}
+        return {name: self.load(name) for name in BACKBONES}
 
     @cached_property
     def pixels(self) -> torch.Tensor:
@@ -191,7 +196,8 @@ def attempt(call: Callable[[], Any]) -> Any:
     try:
         return call()
     except (VivitLabError, TypeError) as E:
-        if __import__("os").environ.get("WHY"): print("   WHY", type(E).__name__, str(E)[:230])
+        if __import__("os").environ.get("WHY"):
+            print("   WHY", type(E).__name__, str(E)[:230])
         return "refused"
 
 
@@ -315,7 +321,10 @@ def records(bench: Bench) -> Iterator[tuple[str, Any]]:
         yield f"{variant}/separation/over_time", parts.over_time
         yield f"{variant}/separation/over_space", parts.over_space
         yield f"{variant}/separation/rank1_share", parts.rank1_share
-        yield f"{variant}/contrast", attempt(lambda model=model: class_contrast(made("chefer"), model, bench.pixels, 0, 2).contrast)
+        yield (
+            f"{variant}/contrast",
+            attempt(lambda model=model: class_contrast(made("chefer"), model, bench.pixels, 0, 2).contrast),
+        )
 
 
 def head_scores(bench: Bench) -> Iterator[tuple[str, Any]]:
@@ -335,7 +344,8 @@ def head_scores(bench: Bench) -> Iterator[tuple[str, Any]]:
             yield from spread(f"{variant}/importance {name}", score)
 
         def statistics(model: Any = model) -> dict[str, Any]:
-            found = head_statistics(model, bench.pixels, queries=8, motion=estimate_motion(bench.pixels, model.config.grid), progress=False)
+            motion = estimate_motion(bench.pixels, model.config.grid)
+            found = head_statistics(model, bench.pixels, queries=8, motion=motion, progress=False)
             kinds = sorted(Taxonomy()(found).counts.items())
             return {
                 **{f"value {name}": value for name, value in found.values.items()},
@@ -347,9 +357,9 @@ def head_scores(bench: Bench) -> Iterator[tuple[str, Any]]:
 
         yield from spread(f"{variant}/statistics", statistics)
         yield from spread(f"{variant}/means", lambda model=model: {"z": head_means(model, bench.pixels)})
-        removed = {0: [1], 1: [2, 3]}
         yield from spread(
-            f"{variant}/pruned", lambda model=model: {"logits": prune_heads(model, removed)(bench.pixels).logits}
+            f"{variant}/pruned",
+            lambda model=model: {"logits": prune_heads(model, {0: [1], 1: [2, 3]})(bench.pixels).logits},
         )
 
         def study(model: Any = model, data: Any = data) -> dict[str, Any]:
@@ -364,15 +374,19 @@ def head_scores(bench: Bench) -> Iterator[tuple[str, Any]]:
 
         yield from spread(f"{variant}/experiment", study)
         cost = model_cost(model.config)
-        yield f"{variant}/cost", [
-            float(value) for value in vars(cost).values() if isinstance(value, (int, float)) and not isinstance(value, bool)
-        ]
+        yield (
+            f"{variant}/cost",
+            [
+                float(value)
+                for value in vars(cost).values()
+                if isinstance(value, (int, float)) and not isinstance(value, bool)
+            ],
+        )
 
 
 def interventions(bench: Bench) -> Iterator[tuple[str, Any]]:
-    target = LogitDifference(1, 3)
+    target, clean, corrupt = LogitDifference(1, 3), bench.pixels, bench.other
     for variant, model in bench.models.items():
-        clean, corrupt = bench.pixels, bench.other
         changes: dict[str, Callable[[], Any]] = {
             **{
                 f"ablate {mode}": lambda mode=mode, model=model: ablate(
@@ -386,10 +400,7 @@ def interventions(bench: Bench) -> Iterator[tuple[str, Any]]:
             "patch heads": lambda model=model: patch(model, corrupt, heads=[(0, 0), (1, 3)]),
             "patch tokens": lambda model=model: patch(model, corrupt, attentions=[1], tokens=Region(t=0)),
             "patch pattern": lambda model=model: patch(model, corrupt, heads=[(0, 0)], part="pattern"),
-            **{
-                f"knock out {pairs}": lambda pairs=pairs, model=model: knock_out(model, pairs)
-                for pairs in PAIRS
-            },
+            **{f"knock out {pairs}": lambda pairs=pairs, model=model: knock_out(model, pairs) for pairs in PAIRS},
             "knock out region": lambda model=model: knock_out(model, queries=Region(t=1), keys=Region(t=0), layers=[1]),
             "steer": lambda model=model: steer(
                 model, steering_vector(model, clean, corrupt, "blocks.1.hook_resid_post"), 2.0
@@ -403,9 +414,9 @@ def interventions(bench: Bench) -> Iterator[tuple[str, Any]]:
             "effects mlp zero": lambda model=model: AblationEffects(at="mlp_out", mode="zero", progress=False)(
                 model, clean, target
             ),
-            "effects tokens": lambda model=model: AblationEffects(
-                at="resid_pre", mode="zero", slabs=2, progress=False
-            )(model, clean, target),
+            "effects tokens": lambda model=model: AblationEffects(at="resid_pre", mode="zero", slabs=2, progress=False)(
+                model, clean, target
+            ),
             "temporal": lambda model=model: CausalTemporalScore(AblationEffects(progress=False))(model, clean, target),
             **{
                 f"{name} {direction} {at}": lambda driver=driver, direction=direction, at=at, model=model: driver(
@@ -499,8 +510,9 @@ def faithfulness(bench: Bench) -> Iterator[tuple[str, Any]]:
             "infidelity": Infidelity(subsets=6),
         }
         for name, measure in measures.items():
-            yield f"{variant}/{name}", attempt(
-                lambda measure=measure, model=model, heat=heat: measure(model, bench.pixels, heat)
+            yield (
+                f"{variant}/{name}",
+                attempt(lambda measure=measure, model=model, heat=heat: measure(model, bench.pixels, heat)),
             )
         for method in ("rollout", "chefer", "input_x_gradient"):
 
@@ -536,7 +548,8 @@ def report(bench: Bench) -> Iterator[tuple[str, Any]]:
 
 
 def small_report(bench: Bench, variant: str, count: int = 2) -> Any:
-    model, processor = load_pair(bench.stored / "models" / variant)
+    with chdir(bench.stored):
+        model, processor = load_pair(f"models/{variant}")
     data = open_data("planted:level=1,seed=5", model.config, processor, count=count)
     plan = EvaluationPlan(
         curves=(Perturbation(steps=3),),
@@ -573,7 +586,9 @@ def report_rows(found: Any) -> dict[str, Any]:
     for method, scores in found.scores.items():
         parts |= {f"{method}/{metric}": values for metric, values in scores.items()}
     for row in found.table():
-        numbers = [float(value) for value in row.values() if isinstance(value, (int, float))] if isinstance(row, dict) else []
+        numbers = (
+            [float(value) for value in row.values() if isinstance(value, (int, float))] if isinstance(row, dict) else []
+        )
         if numbers:
             parts[f"row {len(parts)}"] = numbers
     for method in found.methods:
@@ -624,40 +639,47 @@ def clip_paths(stored: Path) -> list[Path]:
 
 def bulk(bench: Bench, out: Path) -> Iterator[tuple[str, Any]]:
     """The columns of a run over the stored clips, and of a sweep over its heads."""
-    results = small_run(bench.stored, out)
-    yield from table_numbers("rows", results.table())
-    heat = results.mean_map("rollout")
-    yield "mean", heat.relevance
-    masks = MaskList.single(LAYERS, HEADS)
-    swept = sweep_heads(out, masks, block_size=4, executor=LocalExecutor(workers=1), progress=False)
+    results, swept = small_run(bench.stored, out)
+    yield from table_numbers("rows", results.table(results.columns))
     yield from table_numbers("sweep", swept.table())
+    yield from run_maps("", results)
 
 
-def small_run(stored: Path, out: Path) -> Any:
-    here = Path.cwd()
-    os.chdir(stored)  # a run notes where its model and clips are
-    try:
-        job = BulkJob("models/joint", methods=("rollout", "chefer", "raw"), stride=1, shard_size=2, batch_size=2, hidden_states="mean")
-        videos = [f"clips/{path.name}" for path in clip_paths(stored)]
-        return run_bulk(job, videos, out, executor=LocalExecutor(workers=1), progress=False)
-    finally:
-        os.chdir(here)
+def small_run(stored: Path, out: Path) -> tuple[Any, Any]:
+    """A run over the stored clips, and a sweep over its heads."""
+    job = BulkJob(
+        "models/joint",
+        methods=("rollout", "chefer", "raw"),
+        stride=1,
+        shard_size=2,
+        batch_size=2,
+        hidden_states="cls",
+    )
+    out, alone = out.resolve(), LocalExecutor(workers=1)
+    with chdir(stored):  # a run notes where its model and clips are
+        videos = [f"clips/{path.name}" for path in clip_paths(Path())]
+        results = run_bulk(job, videos, out, executor=alone, progress=False)
+        masks = MaskList.single(LAYERS, HEADS)
+        return results, sweep_heads(out, masks, block_size=4, executor=alone, progress=False)
 
 
-#: Columns that are about the run, not its numbers.
-_ABOUT = ("seconds", "time", "bytes", "mtime", "digest", "size")
+def run_maps(name: str, results: Any) -> Iterator[tuple[str, Any]]:
+    for method in results.methods:
+        yield f"{name}maps {method}{HALF}", torch.cat([results.map(clip, method).relevance for clip in range(3)])
+        yield f"{name}mean {method}{HALF}", results.mean_map(method).relevance
+    for clip in range(3):
+        yield f"{name}hidden {clip}{HALF}", results.hidden_states(clip)
+    yield f"{name}nearest{HALF}", [distance for _, distance in results.nearest(0, 2)]
 
 
 def table_numbers(name: str, table: Any) -> Iterator[tuple[str, Any]]:
-    order = [str(value) for value in table.column("id").to_pylist()] if "id" in table.column_names else []
-    rows = sorted(range(table.num_rows), key=lambda row: order[row]) if len(set(order)) == len(order) > 0 else range(table.num_rows)
+    """The numbers of each column but those about the run: how long it took, and which files it read."""
+    yield f"{name}/done", [float(value == "ok") for value in table.column("status").to_pylist()]
     for column in table.column_names:
-        if any(word in column for word in _ABOUT):
-            continue
-        values = table.column(column).to_pylist()
-        flat = [number for row in rows for number in _numbers(values[row])]
-        if flat:
-            yield f"{name}/{column}", flat
+        flat = list(_numbers(table.column(column).to_pylist()))
+        if flat and not column.startswith(("seconds_", "video_")):
+            half = HALF if "halffloat" in str(table.schema.field(column).type) else ""
+            yield f"{name}/{column}{half}", flat
 
 
 def _numbers(value: Any) -> Iterator[float]:
@@ -723,12 +745,9 @@ def write_saved(bench: Bench) -> None:
     small_report(bench, "joint").to_json(saved / "report.json")
     write_planted(saved / "planted", PlantedConfig(**PLANTED), 2, counterfactuals=["reverse"], progress=False)
     config = TrainingConfig(steps=2, batch_size=2, warmup_steps=1, log_every=1)
-    trained = load_model(bench.stored / "models" / "joint")
+    trained = bench.load("joint").float()
     train(trained, PlantedDataset(PlantedConfig(**PLANTED), 4), config, saved / "trained", cpu=True, progress=False)
     small_run(bench.stored, saved / "run")
-    sweep_heads(
-        saved / "run", MaskList.single(LAYERS, HEADS), executor=LocalExecutor(workers=1), progress=False
-    )
 
 
 def saved(bench: Bench) -> Iterator[tuple[str, Any]]:
@@ -764,8 +783,8 @@ def saved(bench: Bench) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(read_log(folder / "trained")):
         yield f"trained/log {number}", [float(value) for key, value in sorted(line.items()) if key in ("step", "loss")]
     results = BulkResults.open(folder / "run")
-    yield from table_numbers("run", results.table())
-    yield "run/map", results.map(0, "chefer").relevance
+    yield from table_numbers("run", results.table(results.columns))
+    yield from run_maps("run/", results)
     yield "run/same clip", processor.prepare(read_clip(clip_paths(bench.stored)[0], 8, 1)).pixel_values
     yield from table_numbers("sweep", HeadSweepResults.open(folder / "run", "single").table())
     for name, model in {**bench.models, **bench.backbones}.items():

@@ -1,7 +1,7 @@
 """Make the stored numbers and files anew: ``python -m tests.unchanged.make OUT``.
 
-``--add`` keeps every number that is stored and adds what has none: a new method, or a new part of a result. Numbers that
-are there are made again only on purpose, by making all of them into an empty folder.
+``--add`` keeps every number that is stored and adds what has none: a new method, or a new part of a result. Numbers
+that are there are made again only on purpose, by making all of them into an empty folder.
 """
 
 from __future__ import annotations
