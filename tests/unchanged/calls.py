@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import vivit_lab
 from tests.unchanged.numbers import HALF
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.attribution.diagnostics_artefacts import artefact_tokens
@@ -27,7 +28,9 @@ from vivit_lab.bulk.job import BulkJob
 from vivit_lab.bulk.local import LocalExecutor
 from vivit_lab.bulk.masks import MaskList
 from vivit_lab.bulk.results import BulkResults
+from vivit_lab.bulk.stages import ClipStage
 from vivit_lab.bulk.sweep_results import HeadSweepResults, sweep_heads
+from vivit_lab.cli import main
 from vivit_lab.errors import VivitLabError
 from vivit_lab.evaluation import open_data
 from vivit_lab.explain import load_pair
@@ -88,6 +91,7 @@ from vivit_lab.training.loop import train
 from vivit_lab.video.encode import MovieWriter
 from vivit_lab.video.read import read_clip
 from vivit_lab.video.sample import sample_frame_indices, uniform_frame_indices
+from vivit_lab.widgets.clip_explorer import ClipExplorer
 
 #: Numbers by name; a text is a refusal.
 Numbers = Mapping[str, Any]
@@ -195,9 +199,7 @@ def attempt(call: Callable[[], Any]) -> Any:
     """What a call gives, or that it was refused."""
     try:
         return call()
-    except (VivitLabError, TypeError) as E:
-        if __import__("os").environ.get("WHY"):
-            print("   WHY", type(E).__name__, str(E)[:230])
+    except (VivitLabError, TypeError):
         return "refused"
 
 
@@ -585,12 +587,8 @@ def report_rows(found: Any) -> dict[str, Any]:
     parts: dict[str, Any] = {}
     for method, scores in found.scores.items():
         parts |= {f"{method}/{metric}": values for metric, values in scores.items()}
-    for row in found.table():
-        numbers = (
-            [float(value) for value in row.values() if isinstance(value, (int, float))] if isinstance(row, dict) else []
-        )
-        if numbers:
-            parts[f"row {len(parts)}"] = numbers
+    for number, row in enumerate(found.table()):
+        parts[f"row {number}"] = list(_numbers(dataclasses.asdict(row) if dataclasses.is_dataclass(row) else row))
     for method in found.methods:
         for metric in found.metrics:
             interval = attempt(lambda method=method, metric=metric: found.interval(method, metric))
@@ -796,6 +794,29 @@ def sorted_state(model: Any) -> list[torch.Tensor]:
     return sorted(model.state_dict().values(), key=lambda value: (value.numel(), float(value.double().abs().sum())))
 
 
+def package_file() -> str:
+    return vivit_lab.__file__
+
+
+def jobs(bench: Bench, folder: Path) -> dict[str, Callable[[], Any]]:
+    """What is counted by the number of files that take part in it."""
+    model = str(bench.stored / "models" / "joint")
+    video = clip_paths(bench.stored)[0]
+    render = ["render", str(video), "--model", model, "--method", "rollout", "--out", str(folder), "--stride", "1"]
+    clip = read_clip(video, 8, 1, processor=small_processor())
+    explorer = ClipExplorer(load_model(model), clip, threaded=False)
+    clicks = iter([3, 7])
+    stage = ClipStage(BulkJob(model, stride=1, batch_size=1), load_model(model), 1)
+    return {
+        "render of a rollout": lambda: main(render),
+        "a click without a forward": lambda: explorer.set_state({"query": next(clicks)}),
+        "a bulk row, the model's stage": lambda: stage(clip.pixel_values),
+        "a bulk row, read and prepared too": lambda: stage(
+            read_clip(video, 8, 1, processor=small_processor()).pixel_values
+        ),
+    }
+
+
 #: Group → what makes it; `maps` has a group for each method.
 GROUPS: dict[str, Callable[[Bench], Iterator[tuple[str, Any]]]] = {
     "records": records,
@@ -809,4 +830,15 @@ GROUPS: dict[str, Callable[[Bench], Iterator[tuple[str, Any]]]] = {
     "saved": saved,
 }
 
-__all__ = ["GROUPS", "Bench", "bulk", "maps", "methods", "write_clips", "write_models", "write_saved"]
+__all__ = [
+    "GROUPS",
+    "Bench",
+    "bulk",
+    "jobs",
+    "maps",
+    "methods",
+    "package_file",
+    "write_clips",
+    "write_models",
+    "write_saved",
+]
