@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vivit_lab.errors import GridError
+from vivit_lab.numbers import checked_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,6 +122,7 @@ class TokenGrid:
                 "give the grid of the model that made them (a square root of a token count is no grid)"
             )
 
+    @checked_numbers()
     def token(self, t: int, y: int, x: int) -> int:
         """Return the sequence index of the tubelet at (t, y, x); negative positions count from the end.
 
@@ -134,6 +136,7 @@ class TokenGrid:
             place.append(value % size)
         return self.offset + (place[0] * self.h + place[1]) * self.w + place[2]
 
+    @checked_numbers()
     def position(self, token: int) -> tuple[int, int, int] | None:
         """Return (t, y, x) of a sequence index, or None for the CLS token.
 
@@ -147,17 +150,20 @@ class TokenGrid:
             return None
         return (index // (self.h * self.w), index // self.w % self.h, index % self.w)
 
+    @checked_numbers()
     def frame_span(self, t: int) -> tuple[int, int]:
         """Return the half-open span of clip frames (start, stop) that tubelet row ``t`` covers."""
         start = (self.token(t, 0, 0) - self.offset) // (self.h * self.w) * self.tubelet[0]
         return (start, start + self.tubelet[0])
 
+    @checked_numbers()
     def pixel_box(self, y: int, x: int) -> tuple[int, int, int, int]:
         """Return the half-open box (top, left, bottom, right) of model pixels that place (y, x) covers."""
         index = self.token(0, y, x) - self.offset
         top, left = index // self.w * self.tubelet[1], index % self.w * self.tubelet[2]
         return (top, left, top + self.tubelet[1], left + self.tubelet[2])
 
+    @checked_numbers()
     def token_at(self, frame: int, row: float, column: float) -> int:
         """Return the token that covers a clip frame and a model pixel.
 

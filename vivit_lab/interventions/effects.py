@@ -18,6 +18,7 @@ from torch import Tensor
 from vivit_lab.errors import InputError, MissingExtraError
 from vivit_lab.files import stored_fields, stored_tensors
 from vivit_lab.hooks.classes import all_names
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.statistics.bootstrap import BootstrapInterval, bootstrap_interval, paired_difference
 from vivit_lab.statistics.discovery import benjamini_hochberg
 
@@ -29,6 +30,7 @@ __all__ = ["EffectTable"]
 _FORMAT = "vivit_lab.EffectTable/1"
 
 
+@checked_numbers()
 @dataclass(frozen=True, eq=False, repr=False)
 class EffectTable:
     """The effect of each of many interventions on each of several clips.
@@ -144,6 +146,7 @@ class EffectTable:
         columns = self.effect.reshape(len(self), -1).numpy().T
         return torch.tensor([statistic(column) for column in columns], dtype=torch.float64).reshape(self.shape)
 
+    @checked_numbers()
     def select(self, **places: int | str | Sequence[int | str]) -> Self:
         """Return the part of the table at some places of some axes; q-values are then over that part alone.
 
@@ -185,6 +188,7 @@ class EffectTable:
         """Return the statistics of each place, name → (*dims)."""
         return {"effect": self.mean, "low": self.low, "high": self.high, "p": self.p, "q": self.q}
 
+    @checked_numbers(count=(1, None))
     def top(self, count: int = 10) -> list[dict[str, Any]]:
         """Return the rows of the places with the largest mean effects, whatever their sign."""
         return sorted(self.rows(), key=lambda row: -abs(row["effect"]))[:count]
@@ -238,6 +242,7 @@ class EffectTable:
         """What pictures show: numbers (*dims), and what they are in words."""
         return self.mean, f"mean {self.what}"
 
+    @checked_numbers(alpha=(0, 1))
     def plot(self, *, alpha: float = 0.05) -> Figure:
         """Return a matplotlib figure: the first two axes as heat, a panel for each place of the others.
 

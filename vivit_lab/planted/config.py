@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from vivit_lab.errors import ConfigError, InputError
+from vivit_lab.numbers import checked_numbers
 
 __all__ = [
     "DIRECTIONS",
@@ -77,6 +78,7 @@ LEVELS = (Level(0, 0.0, 0, False, long=True), Level(1, 0.0, 0, False), Level(2, 
 """The levels 0 (only the target moves) to 3 (decoys, noise, occlusion, camera shake)."""
 
 
+@checked_numbers()
 @dataclass(frozen=True)
 class PlantedConfig:
     """What to draw. Together with an index it determines a clip to the last bit.

@@ -7,6 +7,7 @@ from typing import Any
 
 from vivit_lab.checkpoints.checkpoint import SAMPLING_KEY
 from vivit_lab.errors import ConfigError, InputError
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.processing.processor import VivitImageProcessor
 
 __all__ = ["Sampling", "note_sampling", "sampling_of"]
@@ -37,6 +38,7 @@ class Sampling:
         return f"clips are {self.frames} frames, stride {self.stride}, {why}"
 
 
+@checked_numbers()
 def sampling_of(processor: VivitImageProcessor | None, num_frames: int, stride: int | None = None) -> Sampling:
     """Return how a model's frames are taken: as asked for, else as it was trained, else as is usual.
 
@@ -70,6 +72,7 @@ def sampling_of(processor: VivitImageProcessor | None, num_frames: int, stride: 
     return Sampling(num_frames, 2 if num_frames == 32 else 1, None, "assumed")
 
 
+@checked_numbers()
 def note_sampling(
     processor: VivitImageProcessor, frames: int, stride: int, fps: float | None = None
 ) -> VivitImageProcessor:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from vivit_lab.errors import InputError
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.render.legend import make_legend
 from vivit_lab.render.painter import make_painter
 from vivit_lab.render.timing import clip_end, shown_frames
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["render_movie"]
 
 
+@checked_numbers()
 def render_movie(
     clip: Clip,
     map: AttributionMap,

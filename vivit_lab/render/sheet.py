@@ -15,6 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from vivit_lab.colormap import format_range
 from vivit_lab.errors import InputError
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.render.legend import describe, draw_colorbar, draw_lines, draw_numbers
 from vivit_lab.render.painter import GAP, Painter, make_painter
 from vivit_lab.render.place import check_pair, outside_text, share_outside
@@ -34,6 +35,7 @@ _NARROWEST = 560  # of what is inside the margins, so that the title and the col
 _TITLE, _TEXT, _CAPTION = 22, 15, 14  # font sizes in pixels
 
 
+@checked_numbers()
 def contact_sheet(
     clip: Clip,
     map: AttributionMap,

@@ -7,10 +7,12 @@ import warnings
 import numpy as np
 
 from vivit_lab.errors import InputError, ShortClipWarning
+from vivit_lab.numbers import checked_numbers
 
 __all__ = ["sample_frame_indices", "uniform_frame_indices"]
 
 
+@checked_numbers()
 def sample_frame_indices(
     clip_len: int,
     frame_sample_rate: float,
@@ -59,6 +61,7 @@ def sample_frame_indices(
     return np.linspace(start, end, num=clip_len).clip(start, end - 1).astype(np.int64)
 
 
+@checked_numbers()
 def uniform_frame_indices(clip_len: int, seg_len: int) -> np.ndarray:
     """Return ``clip_len`` frames spread evenly over a whole video: the middles of equal parts.
 
