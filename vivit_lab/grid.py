@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vivit_lab.errors import GridError
-from vivit_lab.numbers import checked_numbers
+from vivit_lab.numbers import check_whole, checked_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["TokenGrid"]
 
 
+@checked_numbers(error=GridError)
 @dataclass(frozen=True)
 class TokenGrid:
     """A grid of ``t × h × w`` tubelet tokens, with or without a CLS token in front.
@@ -48,8 +49,6 @@ class TokenGrid:
     cls: bool = True
 
     def __post_init__(self) -> None:
-        if any(size != int(size) for size in self.tubelet):
-            raise GridError(f"tubelet sizes must be whole numbers, got {tuple(self.tubelet)}")
         object.__setattr__(self, "tubelet", tuple(int(size) for size in self.tubelet))
         if len(self.tubelet) != 3 or min(self.tubelet) < 1:
             raise GridError(f"tubelet must be three positive sizes (frames, rows, columns), got {self.tubelet}")
@@ -59,6 +58,7 @@ class TokenGrid:
             object.__setattr__(self, name, int(size))
 
     @classmethod
+    @checked_numbers(error=GridError)
     def from_video(
         cls, frames: int, height: int, width: int, tubelet: Sequence[int] = (2, 16, 16), *, cls_token: bool = True
     ) -> TokenGrid:
@@ -122,7 +122,7 @@ class TokenGrid:
                 "give the grid of the model that made them (a square root of a token count is no grid)"
             )
 
-    @checked_numbers()
+    @checked_numbers(error=GridError)
     def token(self, t: int, y: int, x: int) -> int:
         """Return the sequence index of the tubelet at (t, y, x); negative positions count from the end.
 
@@ -136,7 +136,7 @@ class TokenGrid:
             place.append(value % size)
         return self.offset + (place[0] * self.h + place[1]) * self.w + place[2]
 
-    @checked_numbers()
+    @checked_numbers(error=GridError)
     def position(self, token: int) -> tuple[int, int, int] | None:
         """Return (t, y, x) of a sequence index, or None for the CLS token.
 
@@ -150,20 +150,20 @@ class TokenGrid:
             return None
         return (index // (self.h * self.w), index // self.w % self.h, index % self.w)
 
-    @checked_numbers()
+    @checked_numbers(error=GridError)
     def frame_span(self, t: int) -> tuple[int, int]:
         """Return the half-open span of clip frames (start, stop) that tubelet row ``t`` covers."""
         start = (self.token(t, 0, 0) - self.offset) // (self.h * self.w) * self.tubelet[0]
         return (start, start + self.tubelet[0])
 
-    @checked_numbers()
+    @checked_numbers(error=GridError)
     def pixel_box(self, y: int, x: int) -> tuple[int, int, int, int]:
         """Return the half-open box (top, left, bottom, right) of model pixels that place (y, x) covers."""
         index = self.token(0, y, x) - self.offset
         top, left = index // self.w * self.tubelet[1], index % self.w * self.tubelet[2]
         return (top, left, top + self.tubelet[1], left + self.tubelet[2])
 
-    @checked_numbers()
+    @checked_numbers(error=GridError)
     def token_at(self, frame: int, row: float, column: float) -> int:
         """Return the token that covers a clip frame and a model pixel.
 
@@ -178,6 +178,7 @@ class TokenGrid:
             )
         return self.token(frame // self.tubelet[0], int(row // self.tubelet[1]), int(column // self.tubelet[2]))
 
+    @checked_numbers(error=GridError)
     def unflatten(self, tokens: Any, axis: int = -1) -> Any:
         """Fold an axis of tokens into (t, h, w); a CLS entry is left out.
 
@@ -188,6 +189,7 @@ class TokenGrid:
         Raises:
             GridError: the axis has another length.
         """
+        check_whole("axis", axis, -tokens.ndim, tokens.ndim - 1, error=GridError)
         axis %= tokens.ndim
         length = tokens.shape[axis]
         if length != self.num_tubelets:

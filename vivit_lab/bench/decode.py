@@ -59,7 +59,7 @@ def decode_from_start(path: str | os.PathLike[str], indices: np.ndarray) -> np.n
     return np.stack([kept[int(index)] for index in indices])
 
 
-@checked_numbers()
+@checked_numbers(num_frames=(1, None), stride=(1, None), repeats=(1, 10_000))
 def bench_decode(
     video: str | os.PathLike[str] | None = None,
     *,

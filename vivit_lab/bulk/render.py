@@ -32,7 +32,7 @@ __all__ = ["render_clips"]
 _THUMBNAIL = 240  # pixels of the longer side
 
 
-@checked_numbers()
+@checked_numbers(zoom=(1, 64))
 def render_clips(
     results: BulkResults,
     out: str | os.PathLike[str],

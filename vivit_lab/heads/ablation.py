@@ -25,7 +25,7 @@ from vivit_lab.progress import progress_bar
 __all__ = ["SingleHeadAblation"]
 
 
-@checked_numbers()
+@checked_numbers(batch_size=(1, None))
 @dataclass(frozen=True)
 class SingleHeadAblation:
     """What the target loses when one head's context is replaced, for each head in turn: the ground truth of the others.

@@ -19,7 +19,7 @@ from vivit_lab.numbers import checked_numbers
 __all__ = ["ConfidenceImportance"]
 
 
-@checked_numbers()
+@checked_numbers(batch_size=(1, None))
 @dataclass(frozen=True)
 class ConfidenceImportance:
     """The mean over queries of a head's largest attention weight (Voita et al., ACL 2019, section 4).

@@ -147,7 +147,7 @@ class L0Gates:
         generator = torch.Generator().manual_seed(seed)
         layers, heads = len(model.blocks), model.config.num_attention_heads
         there = ~without_pruned(torch.zeros(layers, heads), model).isnan()
-        log_alpha = torch.full((layers, heads), self.start, requires_grad=True)
+        log_alpha = torch.full((layers, heads), float(self.start), requires_grad=True)
         optimizer = torch.optim.Adam([log_alpha], lr=self.learning_rate)
         named = ""
         with torch.inference_mode(False), torch.enable_grad():

@@ -104,7 +104,7 @@ def _chosen(heads: Any, layers: int, count: int) -> dict[int, set[int]]:
     return {layer: set(row) for layer, row in pruned.items()}
 
 
-@checked_numbers()
+@checked_numbers(batch_size=(1, None))
 def head_means(
     model: VivitModel | VivitForVideoClassification,
     clips: Any,

@@ -27,7 +27,7 @@ OVER = ("clips", "tokens")
 """What a mean is taken over: the clips, place by place; or all tokens too, one vector a head."""
 
 
-@checked_numbers()
+@checked_numbers(batch_size=(1, None))
 def ablate(
     model: Any,
     *,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor
 from vivit_lab.errors import InputError, MissingExtraError
 from vivit_lab.files import stored_fields, stored_tensors
 from vivit_lab.hooks.classes import all_names
-from vivit_lab.numbers import checked_numbers
+from vivit_lab.numbers import checked_numbers, is_whole
 from vivit_lab.statistics.bootstrap import BootstrapInterval, bootstrap_interval, paired_difference
 from vivit_lab.statistics.discovery import benjamini_hochberg
 
@@ -146,7 +146,6 @@ class EffectTable:
         columns = self.effect.reshape(len(self), -1).numpy().T
         return torch.tensor([statistic(column) for column in columns], dtype=torch.float64).reshape(self.shape)
 
-    @checked_numbers()
     def select(self, **places: int | str | Sequence[int | str]) -> Self:
         """Return the part of the table at some places of some axes; q-values are then over that part alone.
 
@@ -160,7 +159,7 @@ class EffectTable:
         for dim, wanted in places.items():
             if dim not in self.dims:
                 raise InputError(f"the table has the axes {', '.join(self.dims)}, not {dim!r}")
-            several = [wanted] if isinstance(wanted, (int, str)) else list(wanted)
+            several = list(wanted) if isinstance(wanted, Iterable) and not isinstance(wanted, str) else [wanted]
             index = [self._place(dim, place) for place in several]
             effect = effect.index_select(1 + self.dims.index(dim), torch.tensor(index))
             labels[dim] = [self.labels[dim][place] for place in index]
@@ -168,8 +167,8 @@ class EffectTable:
 
     def _place(self, dim: str, place: int | str) -> int:
         names = self.labels[dim]
-        if isinstance(place, int) and -len(names) <= place < len(names):
-            return place % len(names)
+        if is_whole(place) and -len(names) <= int(place) < len(names):
+            return int(place) % len(names)
         if place not in names:
             raise InputError(f"{dim} has no place {place!r}; there are {', '.join(names)}")
         return names.index(str(place))

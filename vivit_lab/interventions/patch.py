@@ -19,7 +19,7 @@ from vivit_lab.video.clip import Clip
 __all__ = ["patch", "patch_hook"]
 
 
-@checked_numbers()
+@checked_numbers(batch_size=(1, None))
 def patch(
     model: Any,
     source: Tensor | Clip | Sequence[Clip] | Mapping[str, Tensor],

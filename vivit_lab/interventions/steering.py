@@ -70,7 +70,7 @@ class SteeringVector:
         )
 
 
-@checked_numbers()
+@checked_numbers(batch_size=(1, None))
 def steering_vector(
     model: Any,
     positive: Tensor | Clip | Sequence[Clip],

@@ -78,7 +78,7 @@ LEVELS = (Level(0, 0.0, 0, False, long=True), Level(1, 0.0, 0, False), Level(2, 
 """The levels 0 (only the target moves) to 3 (decoys, noise, occlusion, camera shake)."""
 
 
-@checked_numbers()
+@checked_numbers(error=ConfigError)
 @dataclass(frozen=True)
 class PlantedConfig:
     """What to draw. Together with an index it determines a clip to the last bit.
@@ -111,7 +111,7 @@ class PlantedConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        limits = {"frames": (8, None), "size": (32, None), "level": (0, len(LEVELS) - 1), "seed": (0, None)}
+        limits = {"frames": (8, 10_000), "size": (32, 4096), "level": (0, len(LEVELS) - 1), "seed": (0, None)}
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)

@@ -42,7 +42,7 @@ _KEYFRAME_EVERY = 30  # a player can jump to any place at once; heat movies are 
 _BT709 = 1  # the number of BT.709 in H.273's tables of primaries, transfer characteristics and matrices alike
 
 
-@checked_numbers()
+@checked_numbers(height=(1, 32_768), width=(1, 32_768), end=(None, 1e7))
 class MovieWriter:
     """Write uint8 RGB frames to a movie file at given times; a context manager.
 

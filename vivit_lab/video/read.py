@@ -35,7 +35,7 @@ class Processor(Protocol):
         ...
 
 
-@checked_numbers()
+@checked_numbers(num_frames=(1, 100_000))
 def read_clip(
     path: Source,
     num_frames: int | None = None,

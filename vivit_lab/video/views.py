@@ -41,7 +41,7 @@ def temporal_views(start: int, stop: int, frames: int, stride: int, views: int) 
     return (start + firsts[:, None] + stride * np.arange(frames)).clip(max=stop - 1)
 
 
-@checked_numbers()
+@checked_numbers(num_frames=(1, 100_000), stride=(1, None), views=(1, 1000))
 def read_views(
     path: Source,
     num_frames: int,
