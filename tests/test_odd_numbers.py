@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 import math
 import re
+import resource
 import signal
 import warnings
 from types import SimpleNamespace
@@ -84,7 +85,7 @@ def world(checkpoint, video, tmp_path_factory):
         states=lab.record_gradients(model, pixels, 0, states=True), heat=heat, pair=(pixels, torch.tensor([0, 1])), planted=planted, clips=clips,
         planted_clip=lab.planted_clip(planted, 1), effects=lab.AblationEffects(mode="zero", progress=False)(model, pixels),
         lens=lab.logit_lens(model, pixels), cache=model.run_with_cache(pixels)[1], index=lab.load_index(video),
-        run=tiny_run(checkpoint, clips, folder / "run", methods=("rollout",)),
+        run=tiny_run(checkpoint, clips, folder / "run", methods=("rollout",), hidden_states="cls"),
         sinks=lab.attention_sinks(gradients, minimum_lift=1.01), checkpoint=checkpoint,
         record_of=lambda: gradients, frames=np.zeros((4, 40, 48, 3), np.uint8),
         image=image_weights(),
@@ -184,7 +185,7 @@ CASES = {
     "L0Gates": importance("L0Gates", steps=2, runs=1),
     "PruningExperiment": lambda w, /, **odd: lab.PruningExperiment(
         w.model,
-        (w.pixels.repeat(2, 1, 1, 1, 1), torch.tensor([0, 1, 2, 3])),
+        (torch.randn(4, 4, 3, 32, 32), torch.tensor([0, 1, 2, 3])),
         **{"random": 1, "shares": (0.5,), "timing_repeats": 1, **odd},
     ).run(progress=False),
     "BlurTube": lambda w, /, **odd: lab.BlurTube([1], w.grid, **odd)(w.pixels),
@@ -232,7 +233,7 @@ CASES = {
     "ActivationCache.pattern_rows": on("cache", "pattern_rows", layer=0, queries=lambda w: [0]),
     "AttentionSinks.sinks": on("sinks", "sinks"),
     "EffectTable": lambda w, /, **odd: lab.EffectTable(
-        torch.randn(3, 2), ("clip", "head"), {"clip": ["a", "b", "c"], "head": ["0", "1"]}, **odd
+        torch.randn(3, 2), ("head",), {"head": ["0", "1"]}, **odd
     ).interval(),
     "EffectTable.plot": on("effects", "plot"),
     "EffectTable.select": lambda w, /, **odd: w.effects.select(
@@ -503,7 +504,7 @@ def defaults(case):
 
 
 # What asks several seconds of work: only that it refuses.
-LONG = {"bench_attention", "bench_decode", "bench_inference", "bench_rollout", "bench_training"}
+LONG = {"evaluate", "bench_attention", "bench_decode", "bench_inference", "bench_rollout", "bench_training"}
 
 # Sane results of what looks odd, each for a reason.
 FINE = {

@@ -21,7 +21,18 @@ if TYPE_CHECKING:
 __all__ = ["TokenGrid"]
 
 
-@checked_numbers(error=GridError)
+def _is_size(size: object) -> bool:
+    # not numbers.is_whole: a grid is also made inside a compiled forward pass, which knows no abstract classes
+    return isinstance(size, (int, np.integer)) and not isinstance(size, bool)
+
+
+def _tubelet(sizes: Sequence[int]) -> tuple[int, int, int]:
+    if isinstance(sizes, str) or len(sizes) != 3 or not all(_is_size(size) and size >= 1 for size in sizes):
+        raise GridError(f"tubelet must be three positive sizes (frames, rows, columns), got {tuple(sizes)}")
+    frames, rows, columns = (int(size) for size in sizes)
+    return frames, rows, columns
+
+
 @dataclass(frozen=True)
 class TokenGrid:
     """A grid of ``t × h × w`` tubelet tokens, with or without a CLS token in front.
@@ -49,16 +60,13 @@ class TokenGrid:
     cls: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tubelet", tuple(int(size) for size in self.tubelet))
-        if len(self.tubelet) != 3 or min(self.tubelet) < 1:
-            raise GridError(f"tubelet must be three positive sizes (frames, rows, columns), got {self.tubelet}")
+        object.__setattr__(self, "tubelet", _tubelet(self.tubelet))
         for name, size in zip("thw", self.shape, strict=True):
-            if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or size < 1:
+            if not _is_size(size) or size < 1:
                 raise GridError(f"the grid's {name} must be a positive integer, got {size!r}")
             object.__setattr__(self, name, int(size))
 
     @classmethod
-    @checked_numbers(error=GridError)
     def from_video(
         cls, frames: int, height: int, width: int, tubelet: Sequence[int] = (2, 16, 16), *, cls_token: bool = True
     ) -> TokenGrid:
@@ -67,10 +75,10 @@ class TokenGrid:
         Raises:
             GridError: a size is not a whole number of tubelets. (A strided convolution would drop the rest silently.)
         """
-        if len(tubelet) != 3 or min(tubelet) < 1:
-            raise GridError(f"tubelet must be three positive sizes (frames, rows, columns), got {tuple(tubelet)}")
-        depth, rows, columns = (int(size) for size in tubelet)
+        depth, rows, columns = _tubelet(tubelet)
         for name, size, unit in (("frames", frames, depth), ("height", height, rows), ("width", width, columns)):
+            if not _is_size(size):
+                raise GridError(f"{name} must be a positive integer, got {size!r:.100}")
             if size < unit or size % unit:
                 near = sorted({max(unit, size // unit * unit), max(unit, (size // unit + 1) * unit)})
                 raise GridError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -139,8 +138,6 @@ class HeadMask:
             raise InputError("give exactly one of threshold, fraction and keep")
         signed = matrix if largest else -matrix
         if threshold is not None:
-            if math.isnan(threshold):
-                raise InputError("threshold must be a number, got NaN")
             return cls._of(np.nan_to_num(signed, nan=-np.inf) >= (threshold if largest else -threshold))
         there = np.flatnonzero(~np.isnan(signed))
         count = _count(fraction, keep, len(there))

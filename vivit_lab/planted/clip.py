@@ -176,7 +176,7 @@ class PlantedClip:
         return {**asdict(actor), "direction": direction, "window": window}
 
 
-@checked_numbers()
+@checked_numbers(index=(0, None))
 def planted_clip(config: PlantedConfig, index: int, label: int | None = None) -> PlantedClip:
     """Return clip ``index`` of a configuration: the same one whenever and wherever it is asked for.
 

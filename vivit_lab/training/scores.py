@@ -122,7 +122,7 @@ class ClassificationReport:
         return confusion_table(f"{self}; rows: true, columns: predicted", self.classes, counts)
 
 
-@checked_numbers()
+@checked_numbers(stride=(1, None), views=(1, 1000))
 def classify_clips(
     model: VivitForVideoClassification,
     processor: VivitImageProcessor,
