@@ -76,18 +76,21 @@ def world(checkpoint, video, tmp_path_factory):
     folder = tmp_path_factory.mktemp("odd")
     gradients = lab.record_gradients(model, pixels, 0)
     scores = lab.MichelImportance()(model, (pixels, torch.tensor([0, 1])), progress=False)
+    six = pixels.repeat(3, 1, 1, 1, 1), torch.arange(6) % 3
+    signed = lab.SingleHeadAblation(mode="zero")(model, six, progress=False)
     planted = lab.PlantedConfig(frames=8, size=32)
     heat = lab.AttentionRollout()(model, clip)
     clips = write_clips(folder / "clips", 4)
     return SimpleNamespace(
-        model=model, processor=processor, pixels=pixels, clip=clip, grid=grid, folder=folder, video=video, scores=scores,
-        record=gradients, signed=lab.SingleHeadAblation(mode="zero")(model, (pixels.repeat(3, 1, 1, 1, 1), torch.arange(6) % 3), progress=False),
-        states=lab.record_gradients(model, pixels, 0, states=True), heat=heat, pair=(pixels, torch.tensor([0, 1])), planted=planted, clips=clips,
-        planted_clip=lab.planted_clip(planted, 1), effects=lab.AblationEffects(mode="zero", progress=False)(model, pixels),
+        model=model, processor=processor, pixels=pixels, clip=clip, grid=grid, folder=folder, video=video,
+        scores=scores,
+        record=gradients, signed=signed, states=lab.record_gradients(model, pixels, 0, states=True), heat=heat,
+        pair=(pixels, torch.tensor([0, 1])), planted=planted, clips=clips, planted_clip=lab.planted_clip(planted, 1),
+        effects=lab.AblationEffects(mode="zero", progress=False)(model, pixels),
         lens=lab.logit_lens(model, pixels), cache=model.run_with_cache(pixels)[1], index=lab.load_index(video),
         run=tiny_run(checkpoint, clips, folder / "run", methods=("rollout",), hidden_states="cls"),
         sinks=lab.attention_sinks(gradients, minimum_lift=1.01), checkpoint=checkpoint,
-        record_of=lambda: gradients, frames=np.zeros((4, 40, 48, 3), np.uint8),
+        frames=np.zeros((4, 40, 48, 3), np.uint8),
         image=image_weights(),
         workload=Workload(lab.VivitConfig(**TINY)),
         labelled=[lab.LabelledClip(path, f"LABEL_{number % 2}") for number, path in enumerate(clips)],
@@ -232,9 +235,7 @@ CASES = {
     "ActivationCache.clip": on("cache", "clip", index=0),
     "ActivationCache.pattern_rows": on("cache", "pattern_rows", layer=0, queries=lambda w: [0]),
     "AttentionSinks.sinks": on("sinks", "sinks"),
-    "EffectTable": lambda w, /, **odd: lab.EffectTable(
-        torch.randn(3, 2), ("head",), {"head": ["0", "1"]}, **odd
-    ).interval(),
+    "EffectTable": lambda w, /, **odd: lab.EffectTable(torch.randn(3, 2), ("head",), {"head": ["0", "1"]}, **odd).p,
     "EffectTable.plot": on("effects", "plot"),
     "EffectTable.select": lambda w, /, **odd: w.effects.select(
         **{"head": 0} if "places" not in odd else {"head": odd["places"]}
@@ -285,7 +286,7 @@ CASES = {
     "PlantedDataset": lambda w, /, **odd: lab.PlantedDataset(w.planted, **{"length": 2, **odd})[0],
     "PlantedDataset.clip": lambda w, /, **odd: lab.PlantedDataset(w.planted, 2).clip(**odd or {"item": 0}),
     "PruningCurves.at": lambda w, /, **odd: study(w).at(**{"series": "random", "share": 0.5, **odd}),
-    "PruningCurves.curve": lambda w, /, **odd: study(w).curve(**{"series": "random", "name": "accuracy", **odd}),
+    "PruningCurves.curve": lambda w, /, **odd: study(w).curve(**{"series": "random", "name": "top1", **odd}),
     "PruningCurves.mask": lambda w, /, **odd: study(w).mask(**{"series": "random", "share": 0.5, **odd}),
     "AttentionRecord.columns": on("record", "columns", layer=0, keys=0),
     "AttentionRecord.entropy": on("record", "entropy", layer=0),
@@ -357,7 +358,7 @@ CASES = {
         w.video, w.model, w.processor, lab.AttentionRollout(), out=w.folder, **odd
     ),
     "finetune": lambda w, /, **odd: lab.finetune(
-        w.model, w.processor, w.labelled, w.folder / "tuned", steps=1, progress=False, cpu=True, **odd
+        w.model, w.processor, w.labelled, fresh(w), steps=1, progress=False, cpu=True, **odd
     ),
     "forward_kept_tokens": lambda w, /, **odd: (
         lab.forward_kept_tokens(w.model, w.pixels, torch.ones(2, 8, dtype=torch.bool), **odd).logits
@@ -410,7 +411,7 @@ CASES = {
     ),
     "wilson_interval": made("wilson_interval", successes=1, count=3),
     "write_planted": lambda w, /, **odd: lab.write_planted(
-        w.folder / f"planted{len(list(w.folder.iterdir()))}", w.planted, **{"count": 1, "progress": False, **odd}
+        fresh(w), w.planted, **{"count": 1, "progress": False, **odd}
     ),
     "Workbench.wait": lambda w, /, **odd: lab.Workbench().wait(**odd),
     "VivitModel.forward": lambda w, /, **odd: (
@@ -428,6 +429,12 @@ def image_weights():
     from tests.checkpoints.image_peers import vit
 
     return vit().state_dict()
+
+
+def fresh(w):
+    """A directory that is not there yet."""
+    w.count = getattr(w, "count", 0) + 1
+    return w.folder / f"new-{w.count}"
 
 
 def movie(w, written, /, **odd):
@@ -449,7 +456,7 @@ def pyav(w, /, **odd):
 
 
 def sweep_of(w, /, **odd):
-    return lab.sweep_heads(w.folder / "run", lab.MaskList.single(3, 4), progress=False, **odd)
+    return lab.sweep_heads(w.folder / "run", lab.MaskList.single(3, 4), name=fresh(w).name, progress=False, **odd)
 
 
 def study(w):

@@ -131,7 +131,7 @@ def checked_numbers(error: type[VivitLabError] = InputError, **ranges: _Ends) ->
         if not isinstance(target, type):
             return checked  # pyright: ignore[reportReturnType]
         target.__init__ = checked
-        return target
+        return target  # pyright: ignore[reportReturnType]
 
     return decorate
 
@@ -173,8 +173,8 @@ def _check(name: str, value: Any, kind: _Kind, ends: _Ends, error: type[VivitLab
 def _check_one(name: str, value: Any, kind: str, ends: _Ends, error: type[VivitLabError]) -> None:
     low, high = ends
     if kind == "int":
-        # an upper end is named where it is passed: "from 0" says more than "in 0 … 9223372036854775807"
-        above = high is not None and is_whole(value) and value > high
-        check_whole(name, value, low, high if above else None, error=error)
+        # a far upper end is named where it is passed: "from 0" says more than "in 0 … 9223372036854775807"
+        names_end = high is not None and (high <= 100 or (is_whole(value) and value > high))
+        check_whole(name, value, low, high if names_end else None, error=error)
     else:
         check_number(name, value, -math.inf if low is None else low, math.inf if high is None else high, error=error)

@@ -41,7 +41,7 @@ class ModelCost:
         return report_html(facts_table({"cost": str(self)}), rows_table(["part", "G MACs", "share"], rows))
 
 
-@checked_numbers()
+@checked_numbers(num_frames=(1, None), image_size=(1, None))
 def model_cost(config: VivitConfig, *, num_frames: int | None = None, image_size: int | None = None) -> ModelCost:
     """Return what a classifier of a configuration costs; nothing of its size is allocated.
 

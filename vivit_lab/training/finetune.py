@@ -78,7 +78,7 @@ class FinetuneResult:
         return list_of(self.summary()) + ("" if self.report is None else self.report._repr_html_())
 
 
-@checked_numbers()
+@checked_numbers(num_frames=(1, 100_000), image_size=(1, None), views=(1, 1000), stride=(1, 1_000_000))
 def finetune(
     model: VivitModel | VivitForVideoClassification,
     processor: VivitImageProcessor,

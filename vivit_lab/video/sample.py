@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 
 from vivit_lab.errors import InputError, ShortClipWarning
-from vivit_lab.numbers import MOST, checked_numbers
+from vivit_lab.numbers import MOST, check_whole, checked_numbers
 
 __all__ = ["sample_frame_indices", "uniform_frame_indices"]
 
@@ -45,6 +45,8 @@ def sample_frame_indices(
     Example:
         >>> sample_frame_indices(32, 4, 300, generator=0)[:3]
     """
+    if generator is not None and not hasattr(generator, "integers") and not hasattr(generator, "randint"):
+        check_whole("generator, if it is a seed,", generator, 0)
     window = int(clip_len * frame_sample_rate)
     if window < 1:
         raise InputError(f"a window of {clip_len} frames · rate {frame_sample_rate} is empty: wanted a rate above 0")
