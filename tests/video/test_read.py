@@ -85,7 +85,7 @@ def test_read_frames_repeats_but_does_not_reorder(video):
 
 @pytest.mark.parametrize("indices", [[], [1.5], [[1, 2]], ["a"], 3])
 def test_indices_that_are_none(video, indices):
-    with pytest.raises(InputError, match="indices must be a sequence of at least one integer"):
+    with pytest.raises(InputError, match=r"indices(\[0\])? must be (a sequence of at least one|an) integer"):
         read_frames(video("h264.mp4"), indices)
 
 

@@ -109,7 +109,7 @@ def label_of(method: Any) -> str:
     return type(method).__name__ + (f"({settings})" if settings else "")
 
 
-@checked_numbers(workers=(1, 1024))
+@checked_numbers(workers=(0, 1024))
 def evaluate(
     model: Model,
     data: EvaluationData,

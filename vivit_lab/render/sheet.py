@@ -35,7 +35,7 @@ _NARROWEST = 560  # of what is inside the margins, so that the title and the col
 _TITLE, _TEXT, _CAPTION = 22, 15, 14  # font sizes in pixels
 
 
-@checked_numbers()
+@checked_numbers(columns=(1, None), max_frames=(1, None))
 def contact_sheet(
     clip: Clip,
     map: AttributionMap,
@@ -81,9 +81,6 @@ def contact_sheet(
     Example:
         >>> contact_sheet(clip, rollout, "sheet.png", columns=4)
     """
-    for name, count in (("columns", columns), ("max_frames", max_frames)):
-        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
-            raise InputError(f"{name} must be a positive whole number, got {count!r}")
     if path is not None and Path(path).suffix.lower() != ".png":
         raise InputError(f"a contact sheet is written as PNG: wanted a path that ends in .png, got {os.fspath(path)!r}")
     painter = make_painter(
