@@ -108,7 +108,7 @@ def test_a_prepared_clip_may_have_any_range_but_no_nan(model):
 @pytest.mark.parametrize("wrong", [{"seconds": np.array([0, np.nan])}, {"fps": float("inf")}, {"end": float("nan")}])
 def test_times_of_a_clip_must_be_finite(wrong):
     known = {"seconds": np.array([0, 0.04]), "indices": np.arange(2), "fps": 25.0, "end": 0.08}
-    with pytest.raises(InputError, match="must be finite"):
+    with pytest.raises(InputError, match=r"must be (a )?finite"):
         Clip(np.zeros((2, 8, 8, 3), dtype=np.uint8), **{**known, **wrong})
 
 

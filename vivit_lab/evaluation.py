@@ -33,6 +33,7 @@ from vivit_lab.faithfulness.evaluate import label_of
 from vivit_lab.faithfulness.report import FaithfulnessReport
 from vivit_lab.grid import TokenGrid
 from vivit_lab.model.config import VivitConfig
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.planted.config import PlantedConfig
 from vivit_lab.planted.dataset import planted_batch
 from vivit_lab.planted.files import PlantedFile, read_planted
@@ -206,6 +207,7 @@ class Videos:
         return {"kind": "videos", "files": files, **about}
 
 
+@checked_numbers()
 def open_data(
     name: str | os.PathLike[str],
     config: VivitConfig,

@@ -27,6 +27,7 @@ from vivit_lab.hooks.targets import TargetLike
 from vivit_lab.model.auto import load_model
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.config import VivitConfig
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.processing.sampling import sampling_of
 from vivit_lab.render.movie import render_movie
@@ -136,6 +137,7 @@ def prepared_grid(config: VivitConfig, processor: VivitImageProcessor) -> TokenG
     return config.grid.resized(config.num_frames, *made)
 
 
+@checked_numbers()
 def explain_video(
     path: str | os.PathLike[str],
     model: VivitModel | VivitForVideoClassification,

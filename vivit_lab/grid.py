@@ -13,11 +13,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vivit_lab.errors import GridError
+from vivit_lab.numbers import check_whole, checked_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["TokenGrid"]
+
+
+def _is_size(size: object) -> bool:
+    # not numbers.is_whole: a grid is also made inside a compiled forward pass, which knows no abstract classes
+    return isinstance(size, (int, np.integer)) and not isinstance(size, bool)
+
+
+def _tubelet(sizes: Sequence[int]) -> tuple[int, int, int]:
+    if isinstance(sizes, str) or len(sizes) != 3 or not all(_is_size(size) and size >= 1 for size in sizes):
+        raise GridError(f"tubelet must be three positive sizes (frames, rows, columns), got {tuple(sizes)}")
+    frames, rows, columns = (int(size) for size in sizes)
+    return frames, rows, columns
 
 
 @dataclass(frozen=True)
@@ -47,13 +60,9 @@ class TokenGrid:
     cls: bool = True
 
     def __post_init__(self) -> None:
-        if any(size != int(size) for size in self.tubelet):
-            raise GridError(f"tubelet sizes must be whole numbers, got {tuple(self.tubelet)}")
-        object.__setattr__(self, "tubelet", tuple(int(size) for size in self.tubelet))
-        if len(self.tubelet) != 3 or min(self.tubelet) < 1:
-            raise GridError(f"tubelet must be three positive sizes (frames, rows, columns), got {self.tubelet}")
+        object.__setattr__(self, "tubelet", _tubelet(self.tubelet))
         for name, size in zip("thw", self.shape, strict=True):
-            if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or size < 1:
+            if not _is_size(size) or size < 1:
                 raise GridError(f"the grid's {name} must be a positive integer, got {size!r}")
             object.__setattr__(self, name, int(size))
 
@@ -66,10 +75,10 @@ class TokenGrid:
         Raises:
             GridError: a size is not a whole number of tubelets. (A strided convolution would drop the rest silently.)
         """
-        if len(tubelet) != 3 or min(tubelet) < 1:
-            raise GridError(f"tubelet must be three positive sizes (frames, rows, columns), got {tuple(tubelet)}")
-        depth, rows, columns = (int(size) for size in tubelet)
+        depth, rows, columns = _tubelet(tubelet)
         for name, size, unit in (("frames", frames, depth), ("height", height, rows), ("width", width, columns)):
+            if not _is_size(size):
+                raise GridError(f"{name} must be a positive integer, got {size!r:.100}")
             if size < unit or size % unit:
                 near = sorted({max(unit, size // unit * unit), max(unit, (size // unit + 1) * unit)})
                 raise GridError(
@@ -129,6 +138,7 @@ class TokenGrid:
                 "give the grid of the model that made them (a square root of a token count is no grid)"
             )
 
+    @checked_numbers(error=GridError)
     def token(self, t: int, y: int, x: int) -> int:
         """Return the sequence index of the tubelet at (t, y, x); negative positions count from the end.
 
@@ -142,6 +152,7 @@ class TokenGrid:
             place.append(value % size)
         return self.offset + (place[0] * self.h + place[1]) * self.w + place[2]
 
+    @checked_numbers(error=GridError)
     def position(self, token: int) -> tuple[int, int, int] | None:
         """Return (t, y, x) of a sequence index, or None for the CLS token.
 
@@ -155,17 +166,20 @@ class TokenGrid:
             return None
         return (index // (self.h * self.w), index // self.w % self.h, index % self.w)
 
+    @checked_numbers(error=GridError)
     def frame_span(self, t: int) -> tuple[int, int]:
         """Return the half-open span of clip frames (start, stop) that tubelet row ``t`` covers."""
         start = (self.token(t, 0, 0) - self.offset) // (self.h * self.w) * self.tubelet[0]
         return (start, start + self.tubelet[0])
 
+    @checked_numbers(error=GridError)
     def pixel_box(self, y: int, x: int) -> tuple[int, int, int, int]:
         """Return the half-open box (top, left, bottom, right) of model pixels that place (y, x) covers."""
         index = self.token(0, y, x) - self.offset
         top, left = index // self.w * self.tubelet[1], index % self.w * self.tubelet[2]
         return (top, left, top + self.tubelet[1], left + self.tubelet[2])
 
+    @checked_numbers(error=GridError)
     def token_at(self, frame: int, row: float, column: float) -> int:
         """Return the token that covers a clip frame and a model pixel.
 
@@ -180,6 +194,7 @@ class TokenGrid:
             )
         return self.token(frame // self.tubelet[0], int(row // self.tubelet[1]), int(column // self.tubelet[2]))
 
+    @checked_numbers(error=GridError)
     def unflatten(self, tokens: Any, axis: int = -1) -> Any:
         """Fold an axis of tokens into (t, h, w); a CLS entry is left out.
 
@@ -190,6 +205,7 @@ class TokenGrid:
         Raises:
             GridError: the axis has another length.
         """
+        check_whole("axis", axis, -tokens.ndim, tokens.ndim - 1, error=GridError)
         axis %= tokens.ndim
         length = tokens.shape[axis]
         if length != self.num_tubelets:

@@ -181,7 +181,7 @@ def test_attcat_reads_a_record_with_states(model):
 
 
 def test_wrong_calls_are_refused(model):
-    with pytest.raises(InputError, match="steps must be positive, got 0"):
+    with pytest.raises(InputError, match="steps must be a positive integer, got 0"):
         TransitionAttentionMaps(steps=0)
     for kind in (LeGrad, TransitionAttentionMaps, AttCAT, ValueNormRollout):
         with pytest.raises(InputError, match="start_layer=7 is outside"):

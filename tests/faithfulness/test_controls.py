@@ -123,5 +123,5 @@ def test_a_single_frame_has_no_difference():
 
 @pytest.mark.parametrize("sigma", [0.0, -1.0, math.nan])
 def test_a_gaussian_wants_a_width(sigma):
-    with pytest.raises(InputError, match="sigma must be positive"):
+    with pytest.raises(InputError, match="sigma must be"):
         CentreGaussian(sigma=sigma)

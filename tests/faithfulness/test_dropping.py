@@ -144,7 +144,11 @@ def test_shapes_are_as_annotated():
         (InputError, "rows must name one of the clips 0..1", lambda m, p: forward_kept_tokens(m, p, some(2), rows=[0])),
         (InputError, "rows must name", lambda m, p: forward_kept_tokens(m, p, some(2), rows=[0, 2])),
         (InputError, "rows must name", lambda m, p: forward_kept_tokens(m, p, some(2), rows=[-1, 0])),
-        (InputError, "rows must name", lambda m, p: forward_kept_tokens(m, p, some(2), rows=[0.0, 1.0])),
+        (
+            InputError,
+            r"rows\[0\] must be an integer, got 0.0",
+            lambda m, p: forward_kept_tokens(m, p, some(2), rows=[0.0, 1.0]),
+        ),
         (InputError, "keep must be boolean", lambda m, p: forward_kept_tokens(m, p, some(2).float())),
         (InputError, "equally many tubelets, got 2 to 3", lambda m, p: forward_kept_tokens(m, p, uneven())),
         (GridError, "24 tubelets a row", lambda m, p: forward_kept_tokens(m, p, some(2)[:, 1:])),

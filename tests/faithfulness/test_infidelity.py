@@ -118,7 +118,7 @@ def test_shapes_are_as_annotated():
     ("message", "fields"),
     [
         ("sizes must be fractions", {"sizes": (0,)}),
-        ("subsets must be at least 2", {"subsets": 1}),
+        ("subsets must be an integer from 2", {"subsets": 1}),
         ("quantity='odds' is not known", {"quantity": "odds"}),
         ("baseline='grey' is not known", {"baseline": "grey"}),
     ],

@@ -113,7 +113,7 @@ def test_shapes_are_as_annotated():
     ("message", "fields"),
     [
         ("groups must be at least 2", {"groups": 1}),
-        ("groups must be a positive integer", {"groups": 2.5}),
+        ("groups must be an integer", {"groups": 2.5}),
         ("quantity='loss' is not known; choose one of auto, probability, score", {"quantity": "loss"}),
         ("baseline='black' is not known", {"baseline": "black"}),
     ],

@@ -106,11 +106,11 @@ def test_correlation_has_numpys_values_and_annotated_shapes():
 @pytest.mark.parametrize(
     ("message", "fields"),
     [
-        ("subsets must be at least 2", {"subsets": 1}),
-        ("subsets must be a positive integer", {"subsets": 0}),
-        ("sizes must be fractions", {"sizes": ()}),
-        ("sizes must be fractions", {"sizes": 0.5}),
-        ("sizes must be fractions", {"sizes": (0.5, 1.0)}),
+        ("subsets must be an integer from 2", {"subsets": 1}),
+        ("subsets must be an integer from 2", {"subsets": 0}),
+        ("sizes must be (fractions|several numbers)", {"sizes": ()}),
+        ("sizes must be (fractions|several numbers)", {"sizes": 0.5}),
+        ("sizes must be (fractions|several numbers)", {"sizes": (0.5, 1.0)}),
         ("quantity='loss' is not known", {"quantity": "loss"}),
         ("seed must be an integer", {"seed": 1.5}),
     ],

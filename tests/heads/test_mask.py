@@ -101,7 +101,7 @@ def test_a_bare_list_is_read_and_other_files_are_refused(tmp_path):
         (lambda: HeadMask.from_scores([[1, 2]]), "exactly one of"),
         (lambda: HeadMask.from_scores([1, 2], keep=1), r"\(layers, heads\), got \(2,\)"),
         (lambda: HeadMask.from_scores([[1, 2]], fraction=1.5), r"lie in \[0, 1\], got 1.5"),
-        (lambda: HeadMask.from_scores([[1, 2]], threshold=float("nan")), "got NaN"),
+        (lambda: HeadMask.from_scores([[1, 2]], threshold=float("nan")), "threshold must be a finite number, got nan"),
     ],
 )
 def test_what_is_no_mask_is_refused(call, message):

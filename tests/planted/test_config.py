@@ -58,13 +58,13 @@ def test_windows_fit_into_the_clip_and_ways_into_the_frame(config):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("frames", 7, r"frames must be an integer at least 8, got 7"),
-        ("frames", 16.0, r"frames must be an integer at least 8, got 16\.0"),
-        ("size", 31, r"size must be an integer at least 32, got 31"),
-        ("size", True, r"size must be an integer at least 32, got True"),
+        ("frames", 7, r"frames must be an integer from 8, got 7"),
+        ("frames", 16.0, r"frames must be an integer from 8, got 16\.0"),
+        ("size", 31, r"size must be an integer from 32, got 31"),
+        ("size", True, r"size must be an integer from 32, got True"),
         ("level", 4, r"level must be an integer in 0 … 3, got 4"),
         ("level", -1, r"level must be an integer in 0 … 3, got -1"),
-        ("seed", -1, r"seed must be an integer at least 0, got -1"),
+        ("seed", -1, r"seed must be an integer from 0, got -1"),
         ("split", "dev", r"split must be one of train, validation, test, got 'dev'"),
         ("rule", "first", r"rule must be one of outlined, odd, got 'first'"),
     ],

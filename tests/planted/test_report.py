@@ -160,9 +160,9 @@ def test_gradients_are_off():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"count": 0}, r"got count=0, batch_size=32, start=0"),
-        ({"count": 8, "batch_size": 0}, r"got count=8, batch_size=0, start=0"),
-        ({"count": 8, "start": -1}, r"got count=8, batch_size=32, start=-1"),
+        ({"count": 0}, "count must be a positive integer, got 0"),
+        ({"count": 8, "batch_size": 0}, "batch_size must be a positive integer, got 0"),
+        ({"count": 8, "start": -1}, "start must be an integer from 0, got -1"),
     ],
 )
 def test_counts_that_cannot_be_are_refused(options, message):

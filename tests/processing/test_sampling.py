@@ -36,7 +36,7 @@ def test_it_is_kept_with_the_processor(tmp_path):
 
 @pytest.mark.parametrize("stride", [0, -1, True, 1.0, "2", float("nan")])
 def test_a_stride_that_is_none_is_refused(stride):
-    with pytest.raises(lab.InputError, match="stride must be a positive whole number"):
+    with pytest.raises(lab.InputError, match=r"stride must be a positive (integer|whole number)"):
         sampling_of(PLAIN, 4, stride)
     broken = SimpleNamespace(extra={"vivit_lab_sampling": {"stride": stride}})
     with pytest.raises(lab.ConfigError, match="wanted a stride of 1 or more there"):

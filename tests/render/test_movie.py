@@ -110,7 +110,7 @@ def test_progress_is_shown_only_if_wanted(tmp_path: Path, capsys: pytest.Capture
 
 @pytest.mark.parametrize("zoom", [0, -1, 1.5, True])
 def test_wrong_zoom(tmp_path: Path, zoom: float) -> None:
-    with pytest.raises(InputError, match="zoom must be a positive whole number, got"):
+    with pytest.raises(InputError, match="zoom must be an integer in 1 … 64, got"):
         render_movie(smooth_clip(), make_map(), tmp_path / "out.mp4", zoom=zoom)  # type: ignore[arg-type]
 
 

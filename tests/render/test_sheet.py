@@ -184,9 +184,9 @@ def test_captions_for_any_tubelet_depth(frames_per_row: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"columns": 0}, "columns must be a positive whole number, got 0"),
-        ({"columns": True}, "columns must be a positive whole number, got True"),
-        ({"max_frames": 2.5}, "max_frames must be a positive whole number, got 2.5"),
+        ({"columns": 0}, "columns must be a positive integer, got 0"),
+        ({"columns": True}, "columns must be a positive integer, got True"),
+        ({"max_frames": 2.5}, "max_frames must be a positive integer, got 2.5"),
         ({"path": "sheet.jpg"}, "wanted a path that ends in .png, got 'sheet.jpg'"),
         ({"interpolation": "cubic"}, "interpolation must be"),
     ],

@@ -42,7 +42,7 @@ def test_it_covers_near_its_level_for_few_cases(count, share):
 
 @pytest.mark.parametrize("case", [(1, 0), (-1, 3), (4, 3), (1.0, 3), (True, 3), (float("nan"), 3)])
 def test_what_is_no_count_is_refused(case):
-    with pytest.raises(InputError, match="wanted successes of at least one case"):
+    with pytest.raises(InputError, match=r"wanted successes of at least one case|successes must be an integer"):
         wilson_interval(*case)
     with pytest.raises(InputError, match="level must lie between 0 and 1"):
         wilson_interval(1, 2, level=1.0)

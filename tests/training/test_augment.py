@@ -154,10 +154,10 @@ def test_it_is_stored_as_json_and_built_again():
     ("field", "value", "message"),
     [
         ("stride", (0, 2), r"stride must be two numbers, the lower first, of 1 … inf; got \(0, 2\)"),
-        ("stride", (1.5, 2), r"stride must be two whole numbers"),
-        ("stride", 2, r"stride must be two numbers"),
+        ("stride", (1.5, 2), r"stride.0. must be an integer"),
+        ("stride", 2, r"stride must be 2 numbers"),
         ("scale", (2.0, 1.0), r"scale must be two numbers, the lower first"),
-        ("aspect", (1.0, math.nan), r"aspect must be two numbers"),
+        ("aspect", (1.0, math.nan), r"aspect\[1\] must be a finite number"),
         ("resized_crop", (0.5, 1.5), r"resized_crop must be two numbers, the lower first, of 1e-06 … 1"),
         ("flip", 1.5, r"flip must be a probability, 0 … 1, got 1\.5"),
         ("hue", -0.1, r"hue must lie in 0 … 1"),

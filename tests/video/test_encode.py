@@ -155,7 +155,7 @@ def test_movie_without_frames(tmp_path):
     [
         ([0.0, 0.0], r"times must increase: 0.0 s is not after the last frame at 0.0 s \(one tick is 1/90000 s\)"),
         ([3.0, 3.5, 3.2], "times must increase: 3.2 s is not after the last frame at 3.5 s"),
-        ([0.0, float("nan")], "a frame's time must be finite seconds, got nan"),
+        ([0.0, float("nan")], "seconds must be a finite number, got nan"),
         ([0.0, 5.0], "a frame at 5.0 s does not fit before the movie's end at 5.0 s"),
     ],
 )
@@ -189,8 +189,8 @@ def test_wrong_frames(tmp_path, frame):
         ),
         ({"path": "nowhere/movie.mp4"}, FileNotFoundError, "there is no directory"),
         ({"path": "nowhere/movie.mp4"}, VideoNotFoundError, r"cannot write .*movie.mp4: there is no directory"),
-        ({"height": 0}, InputError, "wanted a positive frame size, got 0×16"),
-        ({"end": float("inf")}, InputError, "end must be a finite time in seconds, got inf"),
+        ({"height": 0}, InputError, "height must be a positive integer, got 0"),
+        ({"end": float("inf")}, InputError, "end must be a finite number, got inf"),
         ({"crf": 52}, InputError, "crf must lie in 0 … 51, got 52"),
         ({"codec": "libx999"}, BackendError, "this build of FFmpeg .* has no encoder 'libx999'"),
         ({"codec": "aac"}, BackendError, "'aac' encodes audio, not video"),

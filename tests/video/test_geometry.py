@@ -82,9 +82,9 @@ def test_padding_is_not_visible():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Geometry.identity(0, 5), "wanted positive pixel sizes, got 0×5"),
-        (lambda: Geometry.identity(5, 5).resize(5, 0), "cannot resize to 5×0"),
-        (lambda: Geometry.identity(5, 5).crop(0, 0, -1, 5), "cannot crop to -1×5"),
+        (lambda: Geometry.identity(0, 5), "height must be a positive integer, got 0"),
+        (lambda: Geometry.identity(5, 5).resize(5, 0), "width must be a positive integer, got 0"),
+        (lambda: Geometry.identity(5, 5).crop(0, 0, -1, 5), "height must be a positive integer, got -1"),
     ],
 )
 def test_sizes_must_be_positive(call, message):

@@ -85,7 +85,7 @@ def test_read_frames_repeats_but_does_not_reorder(video):
 
 @pytest.mark.parametrize("indices", [[], [1.5], [[1, 2]], ["a"], 3])
 def test_indices_that_are_none(video, indices):
-    with pytest.raises(InputError, match="indices must be a sequence of at least one integer"):
+    with pytest.raises(InputError, match=r"indices(\[0\])? must be (a sequence of at least one|an) integer"):
         read_frames(video("h264.mp4"), indices)
 
 
@@ -106,9 +106,9 @@ def test_indices_outside_the_video(video, indices, named):
         ({"start": -31}, "start=-31 is outside .* which has 30 frames"),
         ({"start": 1.2}, r"start=1.2 is outside .* seconds \(float\) from 0 to before 1.200"),
         ({"start": -0.1}, "start=-0.1 is outside"),
-        ({"start": float("nan")}, "start=nan is outside"),
-        ({"start": "5"}, "start='5' is outside"),
-        ({"start": True}, "start=True is outside"),
+        ({"start": float("nan")}, "start must be a finite number, got nan"),
+        ({"start": "5"}, "start must be a finite number, got '5'"),
+        ({"start": True}, "start must be a finite number, got True"),
         ({"threads": 0}, "threads must be a positive integer or 'auto', got 0"),
         ({"threads": "many"}, "threads must be a positive integer or 'auto', got 'many'"),
         ({"stream": 1}, r"has 1 video stream\(s\), numbered from 0; got stream=1"),

@@ -18,6 +18,7 @@ from vivit_lab.hooks.precision import warn_of_error
 from vivit_lab.hooks.targets import TargetLike
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.inputs import has_values
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.video.clip import Clip
 
 __all__ = ["AttCAT"]
@@ -27,6 +28,7 @@ __all__ = ["AttCAT"]
 _ROUNDINGS = 4.0
 
 
+@checked_numbers()
 @dataclass(frozen=True)
 class AttCAT:
     """Attentive class activation tokens (Qiang et al., NeurIPS 2022, https://openreview.net/forum?id=cA8Zor8wFr5).

@@ -17,11 +17,13 @@ from vivit_lab.hooks.record import full_precision
 from vivit_lab.hooks.sequences import FusedRows
 from vivit_lab.hooks.targets import TargetLike
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.video.clip import Clip
 
 __all__ = ["AttentionGradient"]
 
 
+@checked_numbers()
 @dataclass(frozen=True)
 class AttentionGradient:
     """Attention × gradient of one layer, from the query tokens to every tubelet: E_h[(A_l ⊙ ∂y/∂A_l)+][query, :].

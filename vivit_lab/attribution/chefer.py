@@ -23,11 +23,13 @@ from vivit_lab.hooks.gradients import GradientRecord
 from vivit_lab.hooks.sequences import FusedRows
 from vivit_lab.hooks.targets import TargetLike
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.video.clip import Clip
 
 __all__ = ["CheferRelevance"]
 
 
+@checked_numbers()
 @dataclass(frozen=True)
 class CheferRelevance:
     """Relevance by attention × gradient (Chefer, Gur & Wolf, ICCV 2021, https://arxiv.org/abs/2103.15679, eq. 5 and 6).

@@ -15,6 +15,7 @@ from vivit_lab.errors import InputError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.hooks.record import AttentionRecord
 from vivit_lab.hooks.values import ValueRecord
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.show.html import facts_table, report_html
 
 __all__ = ["ArtefactTokens", "artefact_tokens"]
@@ -106,6 +107,7 @@ class ArtefactTokens:
         return report_html(facts_table(facts), pictures(self.norm_map))
 
 
+@checked_numbers()
 def artefact_tokens(
     record: AttentionRecord,
     heat: AttributionMap | None = None,

@@ -13,6 +13,7 @@ from vivit_lab.attribution.reading import require_one_sequence
 from vivit_lab.errors import InputError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.hooks.record import AttentionRecord
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.show.html import facts_table, report_html, rows_table
 
 __all__ = ["AttentionSinks", "Sink", "attention_sinks"]
@@ -84,6 +85,7 @@ class AttentionSinks:
         """(batch, layer, head) the part of the attention that CLS receives; None without CLS."""
         return self.received.select(-1, 0) if self.grid.cls else None
 
+    @checked_numbers(most=(1, None))
     def sinks(self, most: int | None = None) -> list[Sink]:
         """Return the sinks, strongest first.
 
@@ -131,6 +133,7 @@ class AttentionSinks:
         return rows
 
 
+@checked_numbers()
 def attention_sinks(
     record: AttentionRecord, *, layers: Sequence[int] | None = None, minimum_lift: float = 10.0
 ) -> AttentionSinks:

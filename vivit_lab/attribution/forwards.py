@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from vivit_lab.hooks.values import frozen
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.encoder import expand_head_mask
 from vivit_lab.model.outputs import VideoClassifierOutput
+from vivit_lab.numbers import check_whole, is_number
 from vivit_lab.video.clip import Clip
 
 __all__ = ["Problem", "baseline_pixels", "check_baseline", "check_positive", "tubelet_sum"]
@@ -174,8 +174,7 @@ def check_positive(**sizes: int) -> None:
         InputError: one is not; names it.
     """
     for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise InputError(f"{name} must be a positive integer, got {size!r}")
+        check_whole(name, size)
 
 
 def check_baseline(baseline: float | str) -> None:
@@ -184,8 +183,7 @@ def check_baseline(baseline: float | str) -> None:
     Raises:
         InputError: it is not.
     """
-    number = isinstance(baseline, (int, float)) and not isinstance(baseline, bool) and math.isfinite(baseline)
-    if not number and baseline not in _BASELINES:
+    if not is_number(baseline) and baseline not in _BASELINES:
         raise InputError(f"baseline={baseline!r} is not known; give a number (a pixel value) or 'mean'")
 
 

@@ -25,11 +25,13 @@ from vivit_lab.hooks.gradients import GradientRecord
 from vivit_lab.hooks.sequences import FusedRows
 from vivit_lab.hooks.targets import TargetLike
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.video.clip import Clip
 
 __all__ = ["GradientRollout"]
 
 
+@checked_numbers()
 @dataclass(frozen=True)
 class GradientRollout:
     """Class-specific rollout (Gildenblat's vit-explain, 2020, after Abnar & Zuidema 2020).

@@ -15,6 +15,7 @@ from vivit_lab.attribution.forwards import Problem, baseline_pixels, check_basel
 from vivit_lab.errors import InputError
 from vivit_lab.hooks.targets import TargetLike
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.progress import progress_bar
 from vivit_lab.video.clip import Clip
 
@@ -23,6 +24,7 @@ __all__ = ["IntegratedGradients", "quadrature"]
 _RULES = ("gausslegendre", "riemann_trapezoid")
 
 
+@checked_numbers(steps=(1, 10_000))
 @dataclass(frozen=True)
 class IntegratedGradients:
     """Gradients along the straight way from a baseline to the clip (Sundararajan, Taly & Yan, ICML 2017).

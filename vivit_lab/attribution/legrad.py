@@ -20,6 +20,7 @@ from vivit_lab.hooks.values import ValueRecord, frozen, record_values
 from vivit_lab.model.attention import AttentionParts
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.encoder import Encoded
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.video.clip import Clip
 
 __all__ = ["LeGrad"]
@@ -27,6 +28,7 @@ __all__ = ["LeGrad"]
 _ROWS = 64  # rows of gradients that exist at once
 
 
+@checked_numbers()
 @dataclass(frozen=True)
 class LeGrad:
     """LeGrad (Bousselham et al., ICCV 2025, https://arxiv.org/abs/2404.03214, section 3).

@@ -16,12 +16,14 @@ from vivit_lab.grid import TokenGrid
 from vivit_lab.hooks.precision import warn_of_differences
 from vivit_lab.hooks.targets import TargetLike
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.progress import progress_bar
 from vivit_lab.video.clip import Clip
 
 __all__ = ["Occlusion"]
 
 
+@checked_numbers()
 @dataclass(frozen=True)
 class Occlusion:
     """How far the target falls when a box of tubelets is covered (Zeiler & Fergus 2014, https://arxiv.org/abs/1311.2901).

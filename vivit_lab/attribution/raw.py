@@ -15,6 +15,7 @@ from vivit_lab.errors import InputError
 from vivit_lab.hooks.record import AttentionRecord, full_precision
 from vivit_lab.hooks.targets import TargetLike
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.video.clip import Clip
 
 __all__ = ["RawAttention"]
@@ -22,6 +23,7 @@ __all__ = ["RawAttention"]
 _FEW = 64  # so many rows or fewer exist at once
 
 
+@checked_numbers()
 @dataclass(frozen=True)
 class RawAttention:
     """Attention of one layer from the query tokens to every tubelet, heads fused: E_h A_l[query, :].

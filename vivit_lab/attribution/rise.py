@@ -17,12 +17,14 @@ from vivit_lab.attribution.forwards import Problem, baseline_pixels, check_basel
 from vivit_lab.errors import InputError
 from vivit_lab.hooks.targets import Probability, TargetLike
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.numbers import MOST, checked_numbers
 from vivit_lab.progress import progress_bar
 from vivit_lab.video.clip import Clip
 
 __all__ = ["Rise", "random_masks"]
 
 
+@checked_numbers(masks=(1, MOST), cells=(1, 1000))
 @dataclass(frozen=True)
 class Rise:
     """Randomised input sampling (Petsiuk, Das & Saenko, BMVC 2018, https://arxiv.org/abs/1806.07421), for video.

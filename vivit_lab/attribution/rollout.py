@@ -21,6 +21,7 @@ from vivit_lab.hooks.targets import TargetLike
 from vivit_lab.memory import require_bytes
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.inputs import is_index
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.video.clip import Clip
 
 __all__ = ["AttentionRollout", "drop_lowest", "drop_lowest_keys"]
@@ -28,6 +29,7 @@ __all__ = ["AttentionRollout", "drop_lowest", "drop_lowest_keys"]
 _DISCARDS = ("row", "matrix")
 
 
+@checked_numbers()
 @dataclass(frozen=True)
 class AttentionRollout:
     """Attention rollout (Abnar & Zuidema 2020, https://arxiv.org/abs/2005.00928, section 3).

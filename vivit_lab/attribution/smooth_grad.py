@@ -15,12 +15,14 @@ from vivit_lab.attribution.forwards import Problem, check_positive, tubelet_sum
 from vivit_lab.errors import InputError
 from vivit_lab.hooks.targets import TargetLike
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.numbers import MOST, checked_numbers
 from vivit_lab.progress import progress_bar
 from vivit_lab.video.clip import Clip
 
 __all__ = ["SmoothGrad"]
 
 
+@checked_numbers(samples=(1, MOST))
 @dataclass(frozen=True)
 class SmoothGrad:
     """Mean gradient over noisy copies of the clip (Smilkov et al. 2017, https://arxiv.org/abs/1706.03825).

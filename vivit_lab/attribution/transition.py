@@ -19,12 +19,14 @@ from vivit_lab.hooks.recorder import record_attention
 from vivit_lab.hooks.targets import TargetLike, bind_target
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.inputs import is_index
+from vivit_lab.numbers import MOST, checked_numbers
 from vivit_lab.progress import progress_bar
 from vivit_lab.video.clip import Clip
 
 __all__ = ["TransitionAttentionMaps"]
 
 
+@checked_numbers(steps=(1, MOST))
 @dataclass(frozen=True)
 class TransitionAttentionMaps:
     """Transition attention maps (Yuan, Li, Xiong, Cao & Dou, XAI workshop at NeurIPS 2021).

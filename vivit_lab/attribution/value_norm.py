@@ -18,6 +18,7 @@ from vivit_lab.hooks.values import ValueRecord, record_values
 from vivit_lab.model.attention import Attention
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.pruned import whole_projection
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.video.clip import Clip
 
 __all__ = ["ValueNormRollout", "token_gram"]
@@ -25,6 +26,7 @@ __all__ = ["ValueNormRollout", "token_gram"]
 _TOKENS = 256  # tokens whose transformed values (head, d_model) exist at once
 
 
+@checked_numbers()
 @dataclass(frozen=True)
 class ValueNormRollout:
     """Norm-based attention with the residual connection (Kobayashi et al., EMNLP 2020 and 2021), rolled out.

@@ -15,6 +15,7 @@ from vivit_lab.bench.machine import describe_machine
 from vivit_lab.bench.measure import sampled
 from vivit_lab.bench.table import BenchTable, Column
 from vivit_lab.errors import InputError
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.progress import progress_bar
 from vivit_lab.video.encode import MovieWriter
 from vivit_lab.video.info import probe
@@ -58,6 +59,7 @@ def decode_from_start(path: str | os.PathLike[str], indices: np.ndarray) -> np.n
     return np.stack([kept[int(index)] for index in indices])
 
 
+@checked_numbers(num_frames=(1, None), stride=(1, None), repeats=(1, 10_000))
 def bench_decode(
     video: str | os.PathLike[str] | None = None,
     *,

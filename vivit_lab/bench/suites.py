@@ -20,6 +20,7 @@ from vivit_lab.memory import format_bytes, free_bytes
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.model.cost import model_cost
 from vivit_lab.model.load import parse_device
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.progress import progress_bar
 
 __all__ = ["bench_attention", "bench_cost", "bench_inference", "bench_rollout", "bench_training"]
@@ -31,6 +32,7 @@ _PEAK_NOTE = (
 )
 
 
+@checked_numbers(batch_sizes=(1, 65_536), batches=(1, 10_000))
 def bench_inference(
     workload: Workload | None = None,
     *,
@@ -63,6 +65,7 @@ def bench_inference(
     )  # fmt: skip
 
 
+@checked_numbers(steps=(1, 1_000_000))
 def bench_training(workload: Workload | None = None, *, steps: int = 100, progress: bool | None = None) -> BenchTable:
     """Compare eager and fused attention in training steps: forward, cross entropy, backward, AdamW.
 
@@ -135,6 +138,7 @@ def _times(
     return times
 
 
+@checked_numbers(repeats=(1, 10_000))
 def bench_attention(
     workload: Workload | None = None,
     *,
@@ -211,6 +215,7 @@ def _quartiles(values: Sequence[float]) -> list[float]:
     return quantiles(values, n=4, method="inclusive") if len(values) > 1 else list(values)
 
 
+@checked_numbers(repeats=(1, 10_000))
 def bench_rollout(workload: Workload | None = None, *, repeats: int = 3, progress: bool | None = None) -> BenchTable:
     """Compare a forward pass with a record of attention, and with an exact rollout over all layers.
 

@@ -17,6 +17,7 @@ from vivit_lab.bulk.shard import ShardReport
 from vivit_lab.bulk.tasks import ClipTask, RetryTask, Task
 from vivit_lab.clips.listing import ClipList
 from vivit_lab.errors import InputError, MissingExtraError
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.progress import progress_bar
 
 __all__ = ["drive", "make_executor", "run_bulk", "shard_range"]
@@ -24,6 +25,7 @@ __all__ = ["drive", "make_executor", "run_bulk", "shard_range"]
 _STALE_SECONDS = 3600.0  # a draft this old belongs to a run that was killed
 
 
+@checked_numbers()
 def run_bulk(
     job: BulkJob | None,
     videos: str | os.PathLike[str] | Sequence[Any] | None,

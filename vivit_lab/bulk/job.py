@@ -10,6 +10,7 @@ from typing import Any
 
 from vivit_lab.attribution.registry import METHODS, make_method
 from vivit_lab.errors import ConfigError, InputError
+from vivit_lab.numbers import checked_numbers
 
 __all__ = ["BulkJob", "fingerprint_of"]
 
@@ -26,6 +27,7 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
 _NOT_NUMBERS = ("shard_size", "revision")
 
 
+@checked_numbers()
 @dataclass(frozen=True)
 class BulkJob:
     """The settings of a bulk run; frozen, hashable, JSON-able.

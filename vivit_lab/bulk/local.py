@@ -17,6 +17,7 @@ from vivit_lab.bulk.rows import ClipRow
 from vivit_lab.bulk.shard import ShardReport, run_shard
 from vivit_lab.bulk.tasks import Task
 from vivit_lab.errors import BackendError, InputError
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.processes import die_with_parent, usable_cores
 
 __all__ = ["Executor", "LocalExecutor", "OnShard"]
@@ -36,6 +37,7 @@ class Executor(Protocol):
         ...
 
 
+@checked_numbers()
 @dataclass(frozen=True)
 class LocalExecutor:
     """A pool of decoding processes on this machine; the model in this process, or in one for each of several devices.

@@ -15,6 +15,7 @@ from torch import Tensor
 from vivit_lab.errors import InputError
 from vivit_lab.files import read_json
 from vivit_lab.heads.mask import HeadMask
+from vivit_lab.numbers import MOST, checked_numbers
 
 __all__ = ["MaskList"]
 
@@ -47,6 +48,7 @@ class MaskList:
             raise InputError(f"masks must have one shape (layers, heads), got {sorted(shapes)}")
 
     @classmethod
+    @checked_numbers(layers=(1, 10_000), heads=(1, 10_000))
     def single(cls, layers: int, heads: int) -> MaskList:
         """Return a mask for each head, which removes it alone."""
         pairs = [(layer, head) for layer in range(layers) for head in range(heads)]
@@ -54,6 +56,7 @@ class MaskList:
         return cls._of("single", [f"L{layer}H{head}" for layer, head in pairs], masks)
 
     @classmethod
+    @checked_numbers(layers=(1, 10_000), heads=(1, 10_000), step=(1, None))
     def schedule(cls, order: Sequence[tuple[int, int]], layers: int, heads: int, *, step: int = 1) -> MaskList:
         """Return masks that remove more and more heads.
 
@@ -74,6 +77,7 @@ class MaskList:
         return cls._of("schedule", [f"{count} removed" for count in counts], masks)
 
     @classmethod
+    @checked_numbers(layers=(1, 10_000), heads=(1, 10_000), removed=(0, None), count=(1, MOST))
     def random(cls, layers: int, heads: int, *, removed: int, count: int, seed: int = 0) -> MaskList:
         """Return masks that remove so many heads, drawn at random, without asking for another mask's heads.
 
@@ -95,6 +99,7 @@ class MaskList:
         return cls._of("random", [f"random {number}" for number in range(count)], masks)
 
     @classmethod
+    @checked_numbers(layers=(1, 10_000), heads=(1, 10_000))
     def load(cls, path: str | os.PathLike[str], layers: int, heads: int) -> MaskList:
         """Read masks from a JSON file.
 

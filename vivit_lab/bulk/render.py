@@ -18,6 +18,7 @@ from vivit_lab.bulk.rows import Failure
 from vivit_lab.colormap import choose_colormap, value_limits
 from vivit_lab.errors import InputError
 from vivit_lab.files import plain_name
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.processes import usable_cores, working
 from vivit_lab.progress import progress_bar
 from vivit_lab.render.movie import render_movie
@@ -31,6 +32,7 @@ __all__ = ["render_clips"]
 _THUMBNAIL = 240  # pixels of the longer side
 
 
+@checked_numbers(zoom=(1, 64))
 def render_clips(
     results: BulkResults,
     out: str | os.PathLike[str],

@@ -30,6 +30,7 @@ from vivit_lab.bulk.store import pc
 from vivit_lab.errors import DamagedFileError, InputError, MissingExtraError
 from vivit_lab.files import inside
 from vivit_lab.grid import TokenGrid
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.video.clip import Clip
 
 __all__ = ["BulkResults"]
@@ -98,6 +99,7 @@ class BulkResults:
         """Return how far the run is, from the listing of its folder as it is now."""
         return read_status(self.run)
 
+    @checked_numbers(count=(1, None))
     def failures(self, count: int | None = None) -> list[dict[str, str]]:
         """Return clips that failed, in the order of the manifest: clip_id, path, stage, type and error.
 
@@ -240,6 +242,7 @@ class BulkResults:
         """
         return group_means(self.reader, self.column_of(method), by=by, normalize=normalize)
 
+    @checked_numbers(count=(1, None))
     def nearest(self, clip: str | int, count: int = 8, *, by: str = "map") -> list[tuple[str, float]]:
         """Return the clips most like one, the most alike first: id and cosine similarity.
 
@@ -253,6 +256,7 @@ class BulkResults:
         """
         return nearest(self.reader, clip, count, by=by)
 
+    @checked_numbers(count=(1, None))
     def extremes(
         self, by: str = "entropy", count: int = 8, *, largest: bool = True, method: str | None = None
     ) -> list[tuple[str, float]]:
@@ -326,6 +330,7 @@ class BulkResults:
         about = [self.run.info["fingerprint"], self.columns, [rows[clip] for clip in sorted(rows)]]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
+    @checked_numbers()
     def compare(self, other: BulkResults, tolerance: float | None = None) -> RunComparison:
         """Return what two runs differ in, clip by clip.
 
@@ -346,6 +351,7 @@ class BulkResults:
         """
         return compare_runs(self, other, tolerance)
 
+    @checked_numbers()
     def equals(self, other: BulkResults, tolerance: float | None = None) -> bool:
         """Return whether two runs are equal up to rounding; see ``compare``."""
         return self.compare(other, tolerance).is_equal

@@ -21,6 +21,7 @@ from vivit_lab.bulk.store import pc
 from vivit_lab.bulk.sweep import SWEEP_SCHEMA, HeadSweepTask, prepare_sweep
 from vivit_lab.clips.listing import ClipList
 from vivit_lab.errors import DamagedFileError, DamagedFileWarning, InputError
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.show.html import facts_table, report_html, rows_table, tiles
 
 __all__ = ["HeadSweepResults", "sweep_heads"]
@@ -110,6 +111,7 @@ class HeadSweepResults:
         """Return ``summary`` as a data frame."""
         return self.summary.to_pandas()
 
+    @checked_numbers(count=(1, None))
     def worst(self, count: int = _SHOWN, by: str = "kl") -> list[dict[str, Any]]:
         """Return the masks that change most, by ``"kl"`` or ``"accuracy_drop"``, the worst first.
 
@@ -144,6 +146,7 @@ class HeadSweepResults:
         return report_html(*pieces)
 
 
+@checked_numbers()
 def sweep_heads(
     run: str | os.PathLike[str],
     masks: MaskList | Callable[[int, int], MaskList],

@@ -20,6 +20,7 @@ from vivit_lab.hooks.inputs import Pixels, as_pixel_values
 from vivit_lab.hooks.recorder import record_provenance
 from vivit_lab.hooks.targets import TargetLike
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.video.clip import Clip
 
 __all__ = ["CONTROLS", "CentreGaussian", "FrameDifference", "RandomMap"]
@@ -77,6 +78,7 @@ class _Control(ABC):
         )
 
 
+@checked_numbers()
 @dataclass(frozen=True)
 class RandomMap(_Control):
     """Relevance drawn at random for every tubelet, uniform in [0, 1).
@@ -104,6 +106,7 @@ class RandomMap(_Control):
         return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)  # a seed has 63 bits
 
 
+@checked_numbers()
 @dataclass(frozen=True)
 class CentreGaussian(_Control):
     """A Gaussian around the middle of the clip, exp(-½·Σ_axis ((x - ½)/sigma)²) with x in [0, 1] along each axis.

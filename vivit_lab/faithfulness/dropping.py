@@ -15,6 +15,7 @@ from vivit_lab.hooks.recorder import evaluating
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.model.encoder import Encoded, expand_head_mask
+from vivit_lab.numbers import checked_numbers
 
 __all__ = ["embed_clips", "forward_kept_tokens", "forward_tokens", "require_droppable", "take_tokens"]
 
@@ -85,6 +86,7 @@ def forward_tokens(
         return model.outputs_of(Encoded(model.ln_final(tokens), None, None, grid))
 
 
+@checked_numbers()
 def forward_kept_tokens(
     model: VivitModel | VivitForVideoClassification,
     clips: Float[Tensor, "batch frame channel height width"] | Float[Tensor, "batch token d_model"],

@@ -34,6 +34,7 @@ from vivit_lab.faithfulness.sensitivity import SensitivityN
 from vivit_lab.files import read_or_set_aside, read_sealed
 from vivit_lab.hooks.targets import OwnEmbedding
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.processes import die_with_parent, working
 from vivit_lab.progress import progress_bar
 
@@ -49,6 +50,7 @@ _CURVES = (
 )
 
 
+@checked_numbers(error=ConfigError, sanity_clips=(0, None), batch_size=(1, None))
 @dataclass(frozen=True)
 class EvaluationPlan:
     """What is measured.
@@ -73,10 +75,6 @@ class EvaluationPlan:
     batch_size: int = 8
 
     def __post_init__(self) -> None:
-        if self.sanity_clips < 0 or self.batch_size < 1:
-            raise ConfigError(
-                f"wanted sanity_clips >= 0 and batch_size >= 1, got {self.sanity_clips} and {self.batch_size}"
-            )
         names = [curve_name(curve, number) for number, curve in enumerate(self.curves)]
         if len(set(names)) < len(names):
             raise ConfigError(f"two curves of one region and baseline would share a name; got {names}")
@@ -116,6 +114,7 @@ def label_of(method: Any) -> str:
     return type(method).__name__ + (f"({settings})" if settings else "")
 
 
+@checked_numbers(workers=(0, 1024))
 def evaluate(
     model: Model,
     data: EvaluationData,

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.faithfulness.subsets import SubsetFalls, SubsetMeasure
+from vivit_lab.numbers import MOST, checked_numbers
 
 __all__ = ["Infidelity", "unexplained_share"]
 
 
+@checked_numbers(subsets=(2, MOST))
 @dataclass(frozen=True, kw_only=True)
 class Infidelity(SubsetMeasure[Tensor]):
     """Infidelity (Yeh, Hsieh, Suggala, Inouye & Ravikumar, NeurIPS 2019, https://arxiv.org/abs/1901.09392).

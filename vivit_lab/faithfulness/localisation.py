@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.errors import InputError
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.statistics.ranks import average_precision, roc_auc
 
 __all__ = ["MEASURES", "Localisation", "Measure", "localise"]
@@ -95,6 +96,7 @@ class Localisation:
         return cls(values, {name: torch.cat([part.chance[name] for part in parts]) for name in MEASURES})
 
 
+@checked_numbers()
 def localise(
     relevance: AttributionMap | Tensor, mask: Any, window: Any = None, *, threshold: float = 0.25
 ) -> Localisation:

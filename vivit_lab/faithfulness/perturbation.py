@@ -16,6 +16,7 @@ from vivit_lab.faithfulness.masking import CleanClips, Readings
 from vivit_lab.faithfulness.measure import MaskingMeasure
 from vivit_lab.faithfulness.ranking import rank_units, tubelet_relevance
 from vivit_lab.grid import TokenGrid
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.progress import progress_bar
 
 __all__ = ["REGIONS", "Perturbation"]
@@ -24,6 +25,7 @@ __all__ = ["REGIONS", "Perturbation"]
 REGIONS = ("space_time", "time", "space")
 
 
+@checked_numbers()
 @dataclass(frozen=True, kw_only=True)
 class Perturbation(MaskingMeasure[PerturbationCurves]):
     """MoRF and LeRF curves (Samek et al. 2017, https://arxiv.org/abs/1509.06321) of a video's tubelets.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vivit_lab.errors import InputError
 from vivit_lab.faithfulness._report_data import Curve, Row, checked_scores, direction_of, merged, report_from, report_to
 from vivit_lab.faithfulness.sanity import SanityResult
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.show.text import csv_writer
 from vivit_lab.statistics.bootstrap import BootstrapInterval, PairedDifference, bootstrap_interval, paired_difference
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Curve", "FaithfulnessReport", "Row"]
 
 
+@checked_numbers()
 @dataclass(frozen=True, eq=False)
 class FaithfulnessReport:
     """Scores of several methods on the same clips, with the controls beside them.

@@ -14,6 +14,7 @@ from vivit_lab.errors import InputError
 from vivit_lab.faithfulness.masking import CleanClips, check_quantity
 from vivit_lab.faithfulness.measure import MaskingMeasure
 from vivit_lab.faithfulness.ranking import rank_units, tubelet_relevance
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.progress import progress_bar
 
 __all__ = ["SaCo", "salience_coefficient"]
@@ -21,6 +22,7 @@ __all__ = ["SaCo", "salience_coefficient"]
 _EVEN = 1e-9  # relative differences of group means below this are rounding
 
 
+@checked_numbers()
 @dataclass(frozen=True, kw_only=True)
 class SaCo(MaskingMeasure[Tensor]):
     """Salience-guided faithfulness coefficient (Wu, Kang, Tang, Hong & Yan, CVPR 2024, https://arxiv.org/abs/2404.01415).

@@ -17,6 +17,7 @@ from vivit_lab.faithfulness._ssim import ssim
 from vivit_lab.hooks.inputs import as_pixel_values
 from vivit_lab.hooks.recorder import evaluating
 from vivit_lab.hooks.targets import Target, TargetLike, bind_target
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.progress import progress_bar
 from vivit_lab.statistics.ranks import spearman
 from vivit_lab.video.clip import Clip
@@ -147,6 +148,7 @@ class SanityResult:
         return cls(first.method, first.stages, table("spearman"), table("magnitude"), table("ssim"), *swaps)
 
 
+@checked_numbers()
 def check_sanity(
     method: Method,
     model: Model,

@@ -10,12 +10,14 @@ from torch import Tensor
 
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.faithfulness.subsets import SubsetFalls, SubsetMeasure
+from vivit_lab.numbers import MOST, checked_numbers
 
 __all__ = ["SensitivityN", "correlation"]
 
 _STILL = 1e-9  # a spread below this share of the largest value is rounding
 
 
+@checked_numbers(subsets=(2, MOST))
 @dataclass(frozen=True, kw_only=True)
 class SensitivityN(SubsetMeasure[Tensor]):
     """Sensitivity-n (Ancona, Ceolini, Öztireli & Gross, ICLR 2018, https://arxiv.org/abs/1711.06104).

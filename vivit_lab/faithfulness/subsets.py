@@ -12,12 +12,12 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from vivit_lab.attribution.base import AttributionMap
-from vivit_lab.attribution.forwards import check_positive
 from vivit_lab.errors import InputError
 from vivit_lab.faithfulness.masking import CleanClips, Readings, check_quantity
 from vivit_lab.faithfulness.measure import MaskingMeasure, Result
 from vivit_lab.faithfulness.ranking import clip_generator, tubelet_relevance
 from vivit_lab.grid import TokenGrid
+from vivit_lab.numbers import check_whole
 from vivit_lab.progress import progress_bar
 
 __all__ = ["SubsetFalls", "SubsetMeasure", "random_subsets"]
@@ -78,10 +78,8 @@ class SubsetMeasure(MaskingMeasure[Result]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(subsets=self.subsets)
         check_quantity(self.quantity)
-        if self.subsets < 2:
-            raise InputError("subsets must be at least 2: there is nothing to compare with one")
+        check_whole("subsets", self.subsets, 2)  # there is nothing to compare with one
         if not isinstance(self.sizes, Sequence) or not self.sizes or not all(0 < size < 1 for size in self.sizes):
             raise InputError(f"sizes must be fractions of the tubelets, each in (0, 1); got {self.sizes!r}")
         object.__setattr__(self, "sizes", tuple(self.sizes))

@@ -19,11 +19,13 @@ from vivit_lab.interventions.points import Point, part_name
 from vivit_lab.interventions.runs import cached, quiet, runs
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.pruned import heads_left
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.progress import progress_bar
 
 __all__ = ["SingleHeadAblation"]
 
 
+@checked_numbers(batch_size=(1, None))
 @dataclass(frozen=True)
 class SingleHeadAblation:
     """What the target loses when one head's context is replaced, for each head in turn: the ground truth of the others.

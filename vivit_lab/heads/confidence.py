@@ -14,10 +14,12 @@ from vivit_lab.heads.importance import HeadImportance
 from vivit_lab.hooks.record import AttentionRecord
 from vivit_lab.hooks.recorder import record_attention
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.numbers import checked_numbers
 
 __all__ = ["ConfidenceImportance"]
 
 
+@checked_numbers(batch_size=(1, None))
 @dataclass(frozen=True)
 class ConfidenceImportance:
     """The mean over queries of a head's largest attention weight (Voita et al., ACL 2019, section 4).

@@ -15,6 +15,7 @@ from vivit_lab.errors import InputError, MissingExtraError
 from vivit_lab.files import read_json
 from vivit_lab.heads._measuring import METRICS
 from vivit_lab.heads.mask import HeadMask
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.show.html import facts_table, report_html, rows_table
 from vivit_lab.statistics.bootstrap import BootstrapInterval, bootstrap_interval
 
@@ -73,6 +74,7 @@ class PruningCurves:
         """The orders in which heads were removed."""
         return list(dict.fromkeys(point["series"] for point in self.points))
 
+    @checked_numbers()
     def at(self, series: str, share: float, run: int = 0) -> dict[str, Any]:
         """Return the point of a series that is nearest to a share.
 
@@ -84,12 +86,14 @@ class PruningCurves:
             raise InputError(f"series {series!r} has no run {run}")
         return min(found, key=lambda point: abs(point["share"] - share))
 
+    @checked_numbers()
     def mask(self, series: str, share: float, run: int = 0) -> HeadMask:
         """Return the mask of that point."""
         point = self.at(series, share, run)
         layers, heads = self.settings["layers"], self.settings["heads"]
         return HeadMask.without({int(layer): row for layer, row in point["removed"].items()}, layers, heads)
 
+    @checked_numbers()
     def curve(self, series: str, name: str, *, level: float = 0.95, seed: int = 0) -> Curve:
         """Return a metric or cost along a series.
 

@@ -26,6 +26,7 @@ from vivit_lab.heads.gradient import MichelImportance
 from vivit_lab.heads.importance import HeadImportance
 from vivit_lab.heads.mask import HeadMask
 from vivit_lab.heads.prune import head_means, prune_heads
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.progress import progress_bar
 from vivit_lab.training.config import TrainingConfig
 
@@ -36,6 +37,7 @@ _POINT = ("removed", "metrics", "speed", "attention_memory", "parameters")
 _LEAST, _MOST, _RANDOM, _RECOVERED = "least important first", "most important first", "random", "recovered"
 
 
+@checked_numbers(random=(0, 1000), timing_repeats=(0, 1000), batch_size=(1, None))
 @dataclass(frozen=True, eq=False)
 class PruningExperiment:
     """Curves of what a model can still do as heads are pruned, least important first, against other orders.

@@ -17,6 +17,7 @@ from vivit_lab.hooks.recorder import evaluating
 from vivit_lab.hooks.values import frozen
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.outputs import VideoClassifierOutput
+from vivit_lab.numbers import MOST, checked_numbers
 from vivit_lab.progress import progress_bar
 
 __all__ = ["L0Gates", "gate_open", "hard_concrete"]
@@ -50,6 +51,7 @@ def gate_open(log_alpha: Tensor) -> Tensor:
     return (log_alpha - _SHIFT).sigmoid()
 
 
+@checked_numbers(steps=(1, MOST), runs=(1, 1000))
 @dataclass(frozen=True)
 class L0Gates:
     """A gate on each head, trained to be closed where the model can spare it (Voita et al., ACL 2019, section 5.2).
@@ -145,7 +147,7 @@ class L0Gates:
         generator = torch.Generator().manual_seed(seed)
         layers, heads = len(model.blocks), model.config.num_attention_heads
         there = ~without_pruned(torch.zeros(layers, heads), model).isnan()
-        log_alpha = torch.full((layers, heads), self.start, requires_grad=True)
+        log_alpha = torch.full((layers, heads), float(self.start), requires_grad=True)
         optimizer = torch.optim.Adam([log_alpha], lr=self.learning_rate)
         named = ""
         with torch.inference_mode(False), torch.enable_grad():

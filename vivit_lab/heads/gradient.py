@@ -13,10 +13,12 @@ from vivit_lab.heads.clips import clip_set
 from vivit_lab.heads.importance import HeadImportance
 from vivit_lab.hooks.gradients import record_gradients
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.numbers import checked_numbers
 
 __all__ = ["FisherImportance", "GradientActivation", "MichelImportance"]
 
 
+@checked_numbers(batch_size=(1, None))
 @dataclass(frozen=True)
 class MichelImportance:
     """Expected size of the loss's derivative by a head's mask (Michel, Levy & Neubig, NeurIPS 2019).
@@ -62,6 +64,7 @@ class MichelImportance:
         return made_importance(self, model, rows.abs(), unit=f"|∂({unit})/∂(head mask)|", target=named)
 
 
+@checked_numbers(batch_size=(1, None))
 @dataclass(frozen=True)
 class FisherImportance:
     """The empirical Fisher information of a head's mask, E_x[(∂L(x)/∂ξ_h)²].
@@ -91,6 +94,7 @@ class FisherImportance:
         return made_importance(self, model, rows.square(), unit=f"(∂({unit})/∂(head mask))²", target=named)
 
 
+@checked_numbers(batch_size=(1, None))
 @dataclass(frozen=True)
 class GradientActivation:
     """Gradient × activation of a head's context, token by token.

@@ -18,6 +18,7 @@ from torch import Tensor
 from vivit_lab.errors import InputError, MissingExtraError
 from vivit_lab.files import parse_json, stored_fields
 from vivit_lab.heads.mask import HeadMask
+from vivit_lab.numbers import MOST, checked_numbers
 from vivit_lab.show.html import facts_table, report_html, tiles
 from vivit_lab.statistics.bootstrap import bootstrap_interval, paired_difference
 from vivit_lab.statistics.discovery import benjamini_hochberg
@@ -109,6 +110,7 @@ class HeadImportance:
         """Return the same with each layer's values divided by their L2 norm."""
         return replace(self, layer_norm=True)
 
+    @checked_numbers(resamples=(1, MOST))
     def interval(self, *, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Return the bootstrap interval of each value: the lower and upper ends, (layers, heads) each.
 
@@ -139,6 +141,7 @@ class HeadImportance:
         generator = torch.Generator().manual_seed(seed)
         return torch.randint(len(self), (count, len(self)), generator=generator)
 
+    @checked_numbers(repeats=(1, MOST))
     def rank_stability(
         self, kind: Literal["split-half", "bootstrap"] = "split-half", *, repeats: int = 200, seed: int = 0
     ) -> RankStability:
@@ -197,6 +200,7 @@ class HeadImportance:
         """Return the mask that keeps the most important heads; ``how`` is as for ``HeadMask.from_scores``."""
         return HeadMask.from_scores(self.values, **how)
 
+    @checked_numbers(resamples=(1, MOST))
     def p_values(self, *, resamples: int = 4000, seed: int = 0) -> Tensor:
         """Return the two-sided sign-flip p-value of each head, (layers, heads) float64: is its mean effect 0?
 
@@ -213,6 +217,7 @@ class HeadImportance:
         found = [paired_difference(flat[:, i], zero, resamples=resamples, seed=seed).p for i in _all(flat)]
         return torch.tensor(found, dtype=torch.float64).view(self.shape)
 
+    @checked_numbers()
     def which_matter(self, rate: float = 0.05, **options: Any) -> HeadMask:
         """Return the heads whose mean effect is not 0, chance findings among them held to a share of ``rate``.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from vivit_lab.errors import InputError
 from vivit_lab.files import read_json, read_npz
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.model.pruned import present_heads
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.show.html import facts_table, report_html, tiles
 
 __all__ = ["HeadMask"]
@@ -65,11 +65,13 @@ class HeadMask:
         return cls(matrix)
 
     @classmethod
+    @checked_numbers(layers=(1, 10_000), heads=(1, 10_000))
     def ones(cls, layers: int, heads: int) -> HeadMask:
         """Return the mask that keeps every head."""
         return cls._of(np.ones((layers, heads)))
 
     @classmethod
+    @checked_numbers(layers=(1, 10_000), heads=(1, 10_000))
     def without(
         cls, removed: Iterable[tuple[int, int]] | Mapping[int, Iterable[int]], layers: int, heads: int
     ) -> HeadMask:
@@ -103,6 +105,7 @@ class HeadMask:
         return cls._of(present)
 
     @classmethod
+    @checked_numbers()
     def from_scores(
         cls,
         scores: Any,
@@ -135,8 +138,6 @@ class HeadMask:
             raise InputError("give exactly one of threshold, fraction and keep")
         signed = matrix if largest else -matrix
         if threshold is not None:
-            if math.isnan(threshold):
-                raise InputError("threshold must be a number, got NaN")
             return cls._of(np.nan_to_num(signed, nan=-np.inf) >= (threshold if largest else -threshold))
         there = np.flatnonzero(~np.isnan(signed))
         count = _count(fraction, keep, len(there))

@@ -13,6 +13,7 @@ from torch.nn import functional
 from vivit_lab.errors import InputError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.heads.clips import ClipSet
+from vivit_lab.numbers import check_whole, checked_numbers
 from vivit_lab.planted.clip import PlantedClip, planted_clip
 from vivit_lab.planted.config import PlantedConfig
 from vivit_lab.planted.truth import mask_of_tokens
@@ -20,6 +21,7 @@ from vivit_lab.planted.truth import mask_of_tokens
 __all__ = ["estimate_motion", "motion_of", "planted_motion"]
 
 
+@checked_numbers()
 def planted_motion(clips: Sequence[PlantedClip], grid: TokenGrid, *, coverage: float = 0.25) -> Tensor:
     """Return where the target of planted clips is, for ``head_statistics(motion=…)``.
 
@@ -54,6 +56,7 @@ def planted_motion(clips: Sequence[PlantedClip], grid: TokenGrid, *, coverage: f
     return torch.stack(found)
 
 
+@checked_numbers()
 def estimate_motion(pixel_values: Tensor, grid: TokenGrid, *, radius: int | None = None, gain: float = 0.5) -> Tensor:
     """Estimate where each tubelet's content is at other times, by matching blocks from one tubelet row to the next.
 
@@ -85,8 +88,7 @@ def estimate_motion(pixel_values: Tensor, grid: TokenGrid, *, radius: int | None
             f"wanted clips of (frames, height, width) = {wanted} and a gain in (0, 1], got {got} and {gain}"
         )
     radius = max(grid.tubelet[1:]) if radius is None else radius
-    if radius < 1:
-        raise InputError(f"radius must be at least 1 pixel, got {radius}")
+    check_whole("radius", radius, 1, max(grid.image_size))
     pictures = pixel_values.float().unflatten(1, (grid.t, grid.tubelet[0])).mean(dim=(2, 3))  # (clip, t, H, W)
     found = []
     for clip in pictures.unbind():

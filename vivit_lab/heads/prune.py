@@ -17,6 +17,7 @@ from vivit_lab.hooks.recorder import evaluating
 from vivit_lab.model.attention import AttentionParts
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.pruned import heads_left, keep_heads
+from vivit_lab.numbers import checked_numbers
 
 __all__ = ["head_means", "prune_heads"]
 
@@ -103,6 +104,7 @@ def _chosen(heads: Any, layers: int, count: int) -> dict[int, set[int]]:
     return {layer: set(row) for layer, row in pruned.items()}
 
 
+@checked_numbers(batch_size=(1, None))
 def head_means(
     model: VivitModel | VivitForVideoClassification,
     clips: Any,

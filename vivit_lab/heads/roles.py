@@ -11,6 +11,7 @@ import torch
 from vivit_lab.errors import InputError, MissingExtraError
 from vivit_lab.figures import new_figure
 from vivit_lab.interventions.effects import EffectTable
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.show.html import facts_table, report_html, rows_table
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ class HeadRoles:
         )
 
 
+@checked_numbers()
 def head_roles(effects: EffectTable, temporal: EffectTable, *, rate: float = 0.05) -> HeadRoles:
     """Say what each head carries, with false discoveries held to ``rate`` in each table (Benjamini & Hochberg 1995).
 

@@ -18,6 +18,7 @@ from vivit_lab.heads.clips import clip_set
 from vivit_lab.heads.statistics_result import HeadStatistics
 from vivit_lab.hooks.record import AttentionRecord
 from vivit_lab.hooks.recorder import record_attention
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.progress import progress_bar
 
 __all__ = ["head_statistics"]
@@ -25,6 +26,7 @@ __all__ = ["head_statistics"]
 _ROWS_BYTES = 32_000_000  # of rows of the pattern that exist at once
 
 
+@checked_numbers()
 def head_statistics(
     model: Any,
     clips: Any = None,

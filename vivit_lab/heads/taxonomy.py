@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vivit_lab.errors import InputError, MissingExtraError
 from vivit_lab.heads.statistics_result import HeadStatistics
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.show.html import facts_table, report_html, rows_table
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class HeadKinds:
         return report_html(facts_table(facts), rows_table(header, rows))
 
 
+@checked_numbers()
 @dataclass(frozen=True)
 class Taxonomy:
     """Rules that name a head's kind from its ``HeadStatistics``; the first that holds counts.

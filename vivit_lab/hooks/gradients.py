@@ -27,6 +27,7 @@ from vivit_lab.hooks.sequences import RowBlock
 from vivit_lab.hooks.targets import BoundTarget, TargetLike, bind_target
 from vivit_lab.hooks.values import Pass, ValueRecord, frozen, run_pass, without_graph
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.numbers import check_whole
 from vivit_lab.video.clip import Clip
 
 __all__ = ["AxialGradientRecord", "GradientRecord", "record_gradients"]
@@ -107,6 +108,7 @@ class GradientRecord(ValueRecord):
             block overwrites both, and the caller may.
         """
         layer = self.layer_index(layer)
+        check_whole("clip", clip, -len(self.values[layer]), len(self.values[layer]) - 1)
         upstream = self.context_gradients[layer].select(0, clip).float()
         value = self.values[layer].select(0, clip).float()
         centre = self.centres[layer].select(0, clip).unsqueeze(-1)

@@ -12,11 +12,13 @@ from vivit_lab.hooks.recorder import evaluating
 from vivit_lab.model.classifier import VivitForVideoClassification
 from vivit_lab.model.hook_names import leaf_of
 from vivit_lab.model.logit_lens import LogitLens
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.video.clip import Clip
 
 __all__ = ["logit_lens"]
 
 
+@checked_numbers()
 def logit_lens(
     model: VivitForVideoClassification,
     pixel_values: Tensor | Clip | Sequence[Clip],

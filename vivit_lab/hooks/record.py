@@ -24,6 +24,7 @@ from vivit_lab.hooks._record_html import record_html
 from vivit_lab.hooks.sequences import Sequences
 from vivit_lab.memory import require_bytes
 from vivit_lab.model.inputs import is_index
+from vivit_lab.numbers import check_whole
 
 __all__ = ["AttentionRecord", "full_precision", "in_full_precision"]
 
@@ -281,6 +282,7 @@ class AttentionRecord(Sequences):
             The rows, and their pattern (head, row, key) in float32. The block is overwritten by the next one.
         """
         layer = self.layer_index(layer)
+        check_whole("clip", clip, -len(self.keys[layer]), len(self.keys[layer]) - 1)
         key = self.keys[layer].select(0, clip).float()
         query = self.queries[layer].select(0, clip).float()
         lse = self.log_sum_exp(layer).select(0, clip).unsqueeze(-1)

@@ -15,6 +15,7 @@ from vivit_lab.hooks.inputs import as_pixel_values
 from vivit_lab.interventions.base import Hook, Intervention, check_batch_size, read_all, read_points
 from vivit_lab.interventions.points import HeadLike, Point, chosen_points, grid_or_own, part_name, put
 from vivit_lab.interventions.tokens import TokensLike, token_mask, tokens_text
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.video.clip import Clip
 
 __all__ = ["MODES", "OVER", "Replacements", "ablate", "partners", "replacements"]
@@ -26,6 +27,7 @@ OVER = ("clips", "tokens")
 """What a mean is taken over: the clips, place by place; or all tokens too, one vector a head."""
 
 
+@checked_numbers(batch_size=(1, None))
 def ablate(
     model: Any,
     *,

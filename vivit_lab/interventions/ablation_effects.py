@@ -22,6 +22,7 @@ from vivit_lab.interventions.pairs import bound_scores, plain_parameters
 from vivit_lab.interventions.runs import runs
 from vivit_lab.interventions.sites import Site, SlabsLike, fill, sites_of
 from vivit_lab.interventions.tokens import Region
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.progress import progress_bar
 from vivit_lab.video.clip import Clip
 
@@ -31,6 +32,7 @@ Inputs = Tensor | Clip | Sequence[Clip]
 _FORWARD = {"output_attentions": False, "output_hidden_states": False, "interpolate_pos_encoding": None}
 
 
+@checked_numbers()
 @dataclass(frozen=True)
 class AblationEffects:
     """Take away one place after the other, and measure the target: effect = ablated − intact, negative where needed.

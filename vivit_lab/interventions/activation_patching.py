@@ -18,12 +18,14 @@ from vivit_lab.interventions.patching_result import DIRECTIONS, PatchingResult
 from vivit_lab.interventions.runs import cached, runs
 from vivit_lab.interventions.sites import SlabsLike, fill, sites_of
 from vivit_lab.interventions.tokens import Region
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.progress import progress_bar
 from vivit_lab.video.clip import Clip
 
 __all__ = ["ActivationPatching"]
 
 
+@checked_numbers()
 @dataclass(frozen=True)
 class ActivationPatching:
     """Put activations of one clip into the run of another, place by place (Vig et al. 2020; Meng et al. 2022).

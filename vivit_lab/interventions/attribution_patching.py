@@ -20,12 +20,14 @@ from vivit_lab.interventions.points import Point
 from vivit_lab.interventions.runs import cached
 from vivit_lab.interventions.sites import SlabsLike, fill, sites_of
 from vivit_lab.interventions.tokens import Region
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.progress import progress_bar
 from vivit_lab.video.clip import Clip
 
 __all__ = ["AttributionPatching"]
 
 
+@checked_numbers()
 @dataclass(frozen=True)
 class AttributionPatching:
     """Estimate every patch of ``ActivationPatching`` by (source − base)·∂target/∂activation (Nanda 2023).

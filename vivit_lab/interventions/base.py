@@ -14,6 +14,7 @@ from vivit_lab.errors import InputError
 from vivit_lab.hooks.inputs import as_pixel_values
 from vivit_lab.hooks.recorder import evaluating
 from vivit_lab.memory import require_bytes
+from vivit_lab.numbers import check_whole
 from vivit_lab.video.clip import Clip
 
 __all__ = ["Hook", "Intervention", "check_batch_size", "read_all", "read_points", "slices_of"]
@@ -154,5 +155,4 @@ def check_batch_size(batch_size: int) -> None:
     Raises:
         InputError: it is none.
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(f"batch_size must be a positive integer, got {batch_size!r}")
+    check_whole("batch_size", batch_size)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vivit_lab.errors import InputError
+from vivit_lab.numbers import MOST, checked_numbers
 from vivit_lab.video.clip import Clip
 
 __all__ = ["Corruption", "FreezeFrame", "ReverseFrames", "ShuffleFrames", "check_pixels"]
@@ -67,6 +68,7 @@ class FrameOrder(Corruption):
         return replace(clip, frames=clip.frames[order], indices=clip.indices[order], pixel_values=pixels)
 
 
+@checked_numbers()
 @dataclass(frozen=True)
 class ShuffleFrames(FrameOrder):
     """The same frames in a random order: what each frame shows stays, what happens between them goes.
@@ -86,6 +88,7 @@ class ShuffleFrames(FrameOrder):
         if isinstance(self.length, bool) or not isinstance(self.length, int) or self.length < 1:
             raise InputError(f"length must be a positive number of frames, got {self.length!r}")
 
+    @checked_numbers(count=(1, MOST))
     def order(self, count: int) -> Tensor:
         """See ``FrameOrder``.
 
@@ -101,6 +104,7 @@ class ShuffleFrames(FrameOrder):
         return torch.arange(count).reshape(pieces, self.length)[order].reshape(-1)
 
 
+@checked_numbers()
 @dataclass(frozen=True)
 class FreezeFrame(FrameOrder):
     """One frame shown all the time: no motion at all.
@@ -111,6 +115,7 @@ class FreezeFrame(FrameOrder):
 
     frame: int | None = None
 
+    @checked_numbers(count=(1, MOST))
     def order(self, count: int) -> Tensor:
         """See ``FrameOrder``.
 
@@ -119,7 +124,7 @@ class FreezeFrame(FrameOrder):
         """
         frame = count // 2 if self.frame is None else self.frame
         if not -count <= frame < count:
-            raise InputError(f"frame {frame} does not exist in a clip of {count} frames")
+            raise InputError(f"frame={frame} does not exist in a clip of {count} frames")
         return torch.full((count,), frame % count)
 
 
@@ -127,6 +132,7 @@ class FreezeFrame(FrameOrder):
 class ReverseFrames(FrameOrder):
     """The clip played backwards: every frame and every speed stays, directions turn. Twice is the clip itself."""
 
+    @checked_numbers(count=(1, MOST))
     def order(self, count: int) -> Tensor:
         """See ``FrameOrder``."""
         return torch.arange(count).flip(0)

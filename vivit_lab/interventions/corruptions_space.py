@@ -13,11 +13,13 @@ from vivit_lab.errors import InputError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.interventions.corruptions import Corruption, check_pixels
 from vivit_lab.interventions.tokens import TokensLike, token_mask
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.video.clip import Clip
 
 __all__ = ["BlurTube", "OtherClip", "SwapRegion", "blur"]
 
 
+@checked_numbers()
 @dataclass(frozen=True, eq=False)
 class BlurTube(Corruption):
     """A tube of tubelets blurred: something stays there, without detail and, by default, without motion.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import Tensor
 from vivit_lab.errors import InputError, MissingExtraError
 from vivit_lab.files import stored_fields, stored_tensors
 from vivit_lab.hooks.classes import all_names
+from vivit_lab.numbers import checked_numbers, is_whole
 from vivit_lab.statistics.bootstrap import BootstrapInterval, bootstrap_interval, paired_difference
 from vivit_lab.statistics.discovery import benjamini_hochberg
 
@@ -29,6 +30,7 @@ __all__ = ["EffectTable"]
 _FORMAT = "vivit_lab.EffectTable/1"
 
 
+@checked_numbers()
 @dataclass(frozen=True, eq=False, repr=False)
 class EffectTable:
     """The effect of each of many interventions on each of several clips.
@@ -157,7 +159,7 @@ class EffectTable:
         for dim, wanted in places.items():
             if dim not in self.dims:
                 raise InputError(f"the table has the axes {', '.join(self.dims)}, not {dim!r}")
-            several = [wanted] if isinstance(wanted, (int, str)) else list(wanted)
+            several = list(wanted) if isinstance(wanted, Iterable) and not isinstance(wanted, str) else [wanted]
             index = [self._place(dim, place) for place in several]
             effect = effect.index_select(1 + self.dims.index(dim), torch.tensor(index))
             labels[dim] = [self.labels[dim][place] for place in index]
@@ -165,8 +167,8 @@ class EffectTable:
 
     def _place(self, dim: str, place: int | str) -> int:
         names = self.labels[dim]
-        if isinstance(place, int) and -len(names) <= place < len(names):
-            return place % len(names)
+        if is_whole(place) and -len(names) <= int(place) < len(names):
+            return int(place) % len(names)
         if place not in names:
             raise InputError(f"{dim} has no place {place!r}; there are {', '.join(names)}")
         return names.index(str(place))
@@ -185,6 +187,7 @@ class EffectTable:
         """Return the statistics of each place, name → (*dims)."""
         return {"effect": self.mean, "low": self.low, "high": self.high, "p": self.p, "q": self.q}
 
+    @checked_numbers(count=(1, None))
     def top(self, count: int = 10) -> list[dict[str, Any]]:
         """Return the rows of the places with the largest mean effects, whatever their sign."""
         return sorted(self.rows(), key=lambda row: -abs(row["effect"]))[:count]
@@ -238,6 +241,7 @@ class EffectTable:
         """What pictures show: numbers (*dims), and what they are in words."""
         return self.mean, f"mean {self.what}"
 
+    @checked_numbers(alpha=(0, 1))
     def plot(self, *, alpha: float = 0.05) -> Figure:
         """Return a matplotlib figure: the first two axes as heat, a panel for each place of the others.
 

@@ -13,11 +13,13 @@ from vivit_lab.hooks.inputs import as_pixel_values
 from vivit_lab.interventions.base import Hook, Intervention, check_batch_size, read_all
 from vivit_lab.interventions.points import HeadLike, Point, chosen_points, grid_or_own, put
 from vivit_lab.interventions.tokens import TokensLike, token_mask, tokens_text
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.video.clip import Clip
 
 __all__ = ["patch", "patch_hook"]
 
 
+@checked_numbers(batch_size=(1, None))
 def patch(
     model: Any,
     source: Tensor | Clip | Sequence[Clip] | Mapping[str, Tensor],

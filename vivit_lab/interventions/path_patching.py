@@ -18,6 +18,7 @@ from vivit_lab.interventions.patching_result import DIRECTIONS, PatchingResult
 from vivit_lab.interventions.points import Point, chosen_points, put
 from vivit_lab.interventions.runs import cached, quiet, stream_before
 from vivit_lab.model.hook_names import layer_of, leaf_of
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.progress import progress_bar
 from vivit_lab.video.clip import Clip
 
@@ -26,6 +27,7 @@ __all__ = ["PathPatching"]
 _INPUTS = ("q", "k", "v")
 
 
+@checked_numbers()
 @dataclass(frozen=True)
 class PathPatching:
     """Patch the paths from a sender head to a receiver alone (Wang et al. 2022; Goldowsky-Dill et al. 2023).

@@ -15,6 +15,7 @@ from vivit_lab.hooks.inputs import as_pixel_values
 from vivit_lab.interventions.base import Intervention, check_batch_size, read_points
 from vivit_lab.interventions.points import Point, chosen_points, grid_or_own
 from vivit_lab.interventions.tokens import TokensLike, token_mask, tokens_text
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.video.clip import Clip
 
 __all__ = ["SteeringVector", "steer", "steering_vector"]
@@ -69,6 +70,7 @@ class SteeringVector:
         )
 
 
+@checked_numbers(batch_size=(1, None))
 def steering_vector(
     model: Any,
     positive: Tensor | Clip | Sequence[Clip],
@@ -120,6 +122,7 @@ def steering_vector(
     return SteeringVector(vector, place.name, (counts[0], counts[1]), tokens_text(tokens))
 
 
+@checked_numbers()
 def steer(
     model: Any,
     vector: SteeringVector | Tensor,

@@ -21,6 +21,7 @@ from vivit_lab.memory import format_bytes, require_bytes
 from vivit_lab.model.attention import attention_pattern
 from vivit_lab.model.cache_readouts import CacheReadouts
 from vivit_lab.model.hook_names import NameLike, leaf_of, resolve_name, token_axis, token_index
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.show.html import report_html, rows_table
 
 __all__ = ["ActivationCache", "run_provenance"]
@@ -130,6 +131,7 @@ class ActivationCache(CacheReadouts):
         """How many clips; None without a batch axis."""
         return len(next(iter(self.tensors.values()))) if self.has_batch_dim else None
 
+    @checked_numbers()
     def pattern_rows(self, layer: int, queries: Any) -> Tensor:
         """Return what some queries attend to, (batch, head, query, key), from q and k alone.
 
@@ -175,6 +177,7 @@ class ActivationCache(CacheReadouts):
         """Return the cache on another device or in another dtype; the arguments are those of ``Tensor.to``."""
         return self._changed(lambda _, tensor: tensor.to(*args, **options))
 
+    @checked_numbers()
     def clip(self, index: int) -> ActivationCache:
         """Return one clip of the batch, without the batch axis.
 
@@ -183,7 +186,7 @@ class ActivationCache(CacheReadouts):
         """
         count = self.batch_size
         if count is None or not -count <= index < count:
-            raise InputError(f"clip {index} is not in a cache of {'one clip' if count is None else f'{count} clips'}")
+            raise InputError(f"index={index} is not in a cache of {'one clip' if count is None else f'{count} clips'}")
         return self._changed(lambda _, tensor: tensor.select(0, index), has_batch_dim=False)
 
     def remove_batch_dim(self) -> ActivationCache:

@@ -11,6 +11,7 @@ from vivit_lab.model.classifier import VivitForVideoClassification
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.model.pruned import heads_left
 from vivit_lab.model.variants import layer_layouts
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.show.html import facts_table, report_html, rows_table
 
 __all__ = ["ModelCost", "model_cost"]
@@ -40,6 +41,7 @@ class ModelCost:
         return report_html(facts_table({"cost": str(self)}), rows_table(["part", "G MACs", "share"], rows))
 
 
+@checked_numbers(num_frames=(1, None), image_size=(1, None))
 def model_cost(config: VivitConfig, *, num_frames: int | None = None, image_size: int | None = None) -> ModelCost:
     """Return what a classifier of a configuration costs; nothing of its size is allocated.
 

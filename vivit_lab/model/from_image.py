@@ -17,10 +17,12 @@ from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.model.image_tensors import video_tensors
 from vivit_lab.model.load import parse_device
+from vivit_lab.numbers import checked_numbers
 
 __all__ = ["vivit_from_image_model"]
 
 
+@checked_numbers()
 def vivit_from_image_model(
     source: Mapping[str, Tensor] | str | os.PathLike[str],
     *,

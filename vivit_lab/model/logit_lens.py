@@ -121,7 +121,7 @@ class LogitLens:
 
     def _index(self, label: int | str) -> int:
         held: list[Any] = self.names if isinstance(label, str) else self.classes
-        if label not in held:
+        if label not in held or isinstance(label, bool):
             raise InputError(f"class {label!r} is not in the lens of {', '.join(map(str, held[:8]))}")
         return held.index(label)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vivit_lab.errors import InputError
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.planted.config import LABELS, PlantedConfig
 from vivit_lab.planted.counterfactual import COUNTERFACTUALS, turn_around_frame
 from vivit_lab.planted.render import render_frames, visible
@@ -110,6 +111,7 @@ class PlantedClip:
         """
         return window_of_tokens(self.window, self.scene.config.frames, grid)
 
+    @checked_numbers()
     def clip(self, fps: float = 8.0) -> Clip:
         """Return the frames as a `Clip` of a constant rate, in frames a second."""
         return Clip.from_frames(self.frames, fps)
@@ -129,6 +131,7 @@ class PlantedClip:
             raise InputError(f"counterfactual must be one of {', '.join(COUNTERFACTUALS)}, got {kind!r}")
         return PlantedClip(COUNTERFACTUALS[kind](self.scene))
 
+    @checked_numbers()
     def twin(self, label: int, frame: int) -> PlantedClip:
         """Return an equally likely clip of another class that has the very same frame, bit for bit.
 
@@ -173,6 +176,7 @@ class PlantedClip:
         return {**asdict(actor), "direction": direction, "window": window}
 
 
+@checked_numbers(index=(0, None))
 def planted_clip(config: PlantedConfig, index: int, label: int | None = None) -> PlantedClip:
     """Return clip ``index`` of a configuration: the same one whenever and wherever it is asked for.
 

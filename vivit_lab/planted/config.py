@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-import numpy as np
-
 from vivit_lab.errors import ConfigError, InputError
+from vivit_lab.numbers import checked_numbers
 
 __all__ = [
     "DIRECTIONS",
@@ -77,6 +76,7 @@ LEVELS = (Level(0, 0.0, 0, False, long=True), Level(1, 0.0, 0, False), Level(2, 
 """The levels 0 (only the target moves) to 3 (decoys, noise, occlusion, camera shake)."""
 
 
+@checked_numbers(error=ConfigError, frames=(8, 10_000), size=(32, 4096), level=(0, len(LEVELS) - 1))
 @dataclass(frozen=True)
 class PlantedConfig:
     """What to draw. Together with an index it determines a clip to the last bit.
@@ -109,14 +109,8 @@ class PlantedConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        limits = {"frames": (8, None), "size": (32, None), "level": (0, len(LEVELS) - 1), "seed": (0, None)}
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-            if not whole or value < low or (high is not None and value > high):
-                wanted = f"at least {low}" if high is None else f"in {low} … {high}"
-                raise ConfigError(f"{name} must be an integer {wanted}, got {value!r}")
-            object.__setattr__(self, name, int(value))
+        for name in ("frames", "size", "level", "seed"):
+            object.__setattr__(self, name, int(getattr(self, name)))
         for name, known in (("split", SPLITS), ("rule", RULES)):
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from vivit_lab.errors import InputError
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.planted.clip import PlantedClip, planted_clip
 from vivit_lab.planted.config import PlantedConfig
 
@@ -63,6 +64,7 @@ def planted_batch(
     return (*stack_clips(clips), clips)
 
 
+@checked_numbers()
 class PlantedDataset(Dataset[tuple[torch.Tensor, int]]):
     """``length`` clips of a configuration; item i is the same tensor in every process and epoch.
 
@@ -86,6 +88,7 @@ class PlantedDataset(Dataset[tuple[torch.Tensor, int]]):
     def __len__(self) -> int:
         return self.length
 
+    @checked_numbers()
     def clip(self, item: int) -> PlantedClip:
         """Return an item with its truth.
 

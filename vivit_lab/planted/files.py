@@ -14,6 +14,7 @@ import numpy as np
 
 from vivit_lab.errors import DamagedFileError, InputError
 from vivit_lab.files import inside, read_json, read_npz, stored_fields
+from vivit_lab.numbers import MOST, checked_numbers
 from vivit_lab.planted.clip import COUNTERFACTUALS, PlantedClip, planted_clip
 from vivit_lab.planted.config import LABELS, PlantedConfig
 from vivit_lab.planted.truth import mask_of_tokens, window_of_tokens
@@ -107,6 +108,7 @@ class PlantedFile:
         return clip if self.counterfactual is None else clip.counterfactual(self.counterfactual)
 
 
+@checked_numbers(count=(1, MOST), start=(0, None), fps=(None, 1000))
 def write_planted(
     directory: str | os.PathLike[str],
     config: PlantedConfig,

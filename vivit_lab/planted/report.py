@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from vivit_lab.errors import InputError
+from vivit_lab.numbers import MOST, checked_numbers
 from vivit_lab.planted.config import LABELS, PlantedConfig
 from vivit_lab.planted.dataset import normalise, planted_batch, stack_clips
 from vivit_lab.planted.probes import backwards, reorder
@@ -19,6 +20,7 @@ __all__ = ["planted_report"]
 _HALF = len(LABELS) // 2
 
 
+@checked_numbers(count=(1, MOST), batch_size=(1, None), start=(0, None))
 def planted_report(
     model: Callable[[torch.Tensor], Any],
     config: PlantedConfig,

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vivit_lab.checkpoints.checkpoint import SAMPLING_KEY
-from vivit_lab.errors import ConfigError, InputError
+from vivit_lab.errors import ConfigError
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.processing.processor import VivitImageProcessor
 
 __all__ = ["Sampling", "note_sampling", "sampling_of"]
@@ -37,6 +38,7 @@ class Sampling:
         return f"clips are {self.frames} frames, stride {self.stride}, {why}"
 
 
+@checked_numbers(num_frames=(1, None), stride=(1, None))
 def sampling_of(processor: VivitImageProcessor | None, num_frames: int, stride: int | None = None) -> Sampling:
     """Return how a model's frames are taken: as asked for, else as it was trained, else as is usual.
 
@@ -56,8 +58,6 @@ def sampling_of(processor: VivitImageProcessor | None, num_frames: int, stride: 
     noted = {} if processor is None else processor.extra.get(SAMPLING_KEY) or {}
     fps = noted.get("fps") if isinstance(noted, dict) else None
     if stride is not None:
-        if isinstance(stride, bool) or not isinstance(stride, int) or stride < 1:
-            raise InputError(f"stride must be a positive whole number, got {stride!r}")
         return Sampling(num_frames, stride, fps, "asked for")
     if noted:
         known = noted.get("stride") if isinstance(noted, dict) else None
@@ -70,6 +70,7 @@ def sampling_of(processor: VivitImageProcessor | None, num_frames: int, stride: 
     return Sampling(num_frames, 2 if num_frames == 32 else 1, None, "assumed")
 
 
+@checked_numbers(frames=(1, None), stride=(1, None))
 def note_sampling(
     processor: VivitImageProcessor, frames: int, stride: int, fps: float | None = None
 ) -> VivitImageProcessor:

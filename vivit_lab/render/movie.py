@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from vivit_lab.errors import InputError
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.render.legend import make_legend
 from vivit_lab.render.painter import make_painter
 from vivit_lab.render.timing import clip_end, shown_frames
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["render_movie"]
 
 
+@checked_numbers(zoom=(1, 64))
 def render_movie(
     clip: Clip,
     map: AttributionMap,
@@ -80,8 +81,6 @@ def render_movie(
     Example:
         >>> render_movie(clip, rollout[0], "rollout.mp4", layout="side_by_side", progress=True)
     """
-    if isinstance(zoom, bool) or not isinstance(zoom, int) or zoom < 1:
-        raise InputError(f"zoom must be a positive whole number, got {zoom!r}")
     painter = make_painter(
         clip,
         map,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.render.legend import make_legend
 from vivit_lab.render.painter import make_painter
 from vivit_lab.render.place import check_pair, source_place
@@ -51,6 +52,7 @@ def heat_on_source(clip: Clip, map: AttributionMap, *, interpolation: str = "nea
     return heat
 
 
+@checked_numbers()
 def to_frames(
     clip: Clip,
     map: AttributionMap,

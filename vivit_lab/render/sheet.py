@@ -15,6 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from vivit_lab.colormap import format_range
 from vivit_lab.errors import InputError
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.render.legend import describe, draw_colorbar, draw_lines, draw_numbers
 from vivit_lab.render.painter import GAP, Painter, make_painter
 from vivit_lab.render.place import check_pair, outside_text, share_outside
@@ -34,6 +35,7 @@ _NARROWEST = 560  # of what is inside the margins, so that the title and the col
 _TITLE, _TEXT, _CAPTION = 22, 15, 14  # font sizes in pixels
 
 
+@checked_numbers(columns=(1, None), max_frames=(1, None))
 def contact_sheet(
     clip: Clip,
     map: AttributionMap,
@@ -79,9 +81,6 @@ def contact_sheet(
     Example:
         >>> contact_sheet(clip, rollout, "sheet.png", columns=4)
     """
-    for name, count in (("columns", columns), ("max_frames", max_frames)):
-        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
-            raise InputError(f"{name} must be a positive whole number, got {count!r}")
     if path is not None and Path(path).suffix.lower() != ".png":
         raise InputError(f"a contact sheet is written as PNG: wanted a path that ends in .png, got {os.fspath(path)!r}")
     painter = make_painter(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from vivit_lab.errors import InputError
+from vivit_lab.numbers import MOST, check_number, check_whole, is_whole
 
 __all__ = ["BootstrapInterval", "PairedDifference", "bootstrap_interval", "paired_difference"]
 
@@ -107,10 +108,8 @@ def paired_difference(a: Any, b: Any, *, level: float = 0.95, resamples: int = 4
 
 
 def _check(level: float, resamples: int) -> None:
-    if not 0 < level < 1:
-        raise InputError(f"level must lie in (0, 1), got {level}")
-    if isinstance(resamples, bool) or not isinstance(resamples, int) or resamples < 1:
-        raise InputError(f"resamples must be a positive integer, got {resamples!r}")
+    check_number("level", level, 0, 1, excluded="both")
+    check_whole("resamples", resamples, 1, MOST if is_whole(resamples) and resamples > MOST else None)
 
 
 def _vector(values: Any, name: str) -> np.ndarray:

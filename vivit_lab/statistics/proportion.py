@@ -7,6 +7,7 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 from vivit_lab.errors import InputError
+from vivit_lab.numbers import checked_numbers
 
 __all__ = ["Interval", "wilson_interval"]
 
@@ -18,6 +19,7 @@ class Interval(NamedTuple):
     high: float
 
 
+@checked_numbers()
 def wilson_interval(successes: int, count: int, *, level: float = 0.95) -> Interval:
     """Return the interval of a proportion by Wilson's score (Wilson 1927, "Probable inference, the law of succession").
 

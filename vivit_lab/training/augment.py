@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vivit_lab.errors import ConfigError
+from vivit_lab.numbers import MOST, checked_numbers
 from vivit_lab.processing.fast import fast_clip
 from vivit_lab.processing.processor import VivitImageProcessor
 
@@ -22,6 +23,7 @@ _PROBABILITIES = ("scale_probability", "flip", "colour", "grey")
 _AMOUNTS = ("brightness", "saturation", "contrast", "hue")
 
 
+@checked_numbers(error=ConfigError)
 @dataclass(frozen=True)
 class Augmentation:
     """How training clips are varied. The defaults are those released with Arnab et al. 2021 for Kinetics 400.
@@ -103,6 +105,7 @@ class Augmentation:
             raise ConfigError(f"{name} must be two numbers, the lower first, of {low:g} … {high:g}; got {span!r}")
 
     @classmethod
+    @checked_numbers(error=ConfigError)
     def none(cls, stride: int = 2) -> Augmentation:
         """Return the augmentation that changes nothing: the middle window, as the processor prepares it."""
         return cls(
@@ -119,6 +122,7 @@ class Augmentation:
         """Return the fields as JSON-able values."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
+    @checked_numbers(count=(1, MOST))
     def frame_indices(self, start: int, stop: int, count: int, generator: np.random.Generator) -> np.ndarray:
         """Return the frames of a window inside a stretch of a video.
 
@@ -155,6 +159,7 @@ class Augmentation:
         """
         return self.vary(frames, generator, processor, 0.0 if isinstance(self.flip, str) else self.flip)[0]
 
+    @checked_numbers(flip=(0, 1))
     def vary(
         self,
         frames: UInt8[np.ndarray, "frame height width 3"],

@@ -14,6 +14,7 @@ import numpy as np
 
 from vivit_lab.clips.listing import ClipList, list_clips
 from vivit_lab.errors import InputError, VideoError
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.progress import progress_bar
 from vivit_lab.video.decode import decode_frames
 from vivit_lab.video.index import FrameIndex, load_index
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 
+@checked_numbers()
 @dataclass(frozen=True)
 class LabelledClip:
     """A stretch of a video and its class.

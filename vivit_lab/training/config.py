@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from vivit_lab.errors import ConfigError
+from vivit_lab.numbers import checked_numbers
 
 __all__ = ["MIXED_PRECISIONS", "OPTIMIZERS", "TrainingConfig"]
 
@@ -37,6 +38,7 @@ _WHOLE = {
 _FLAGS = ("shuffle", "rescale_kept", "freeze_backbone", "freeze_embeddings", "gradient_checkpointing")
 
 
+@checked_numbers(error=ConfigError)
 @dataclass(frozen=True)
 class TrainingConfig:
     """What ``train`` does. The defaults suit a small model from scratch; the paper's are given for each field.

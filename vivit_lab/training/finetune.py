@@ -15,6 +15,7 @@ from vivit_lab.errors import ConfigError, DamagedFileError, InputError
 from vivit_lab.files import read_json, read_or_set_aside, write_sealed
 from vivit_lab.model.auto import load_model
 from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.processing.sampling import note_sampling
 from vivit_lab.show.html import list_of
@@ -78,6 +79,7 @@ class FinetuneResult:
         return list_of(self.summary()) + ("" if self.report is None else self.report._repr_html_())
 
 
+@checked_numbers(num_frames=(1, 100_000), image_size=(1, None), views=(1, 1000), stride=(1, 1_000_000))
 def finetune(
     model: VivitModel | VivitForVideoClassification,
     processor: VivitImageProcessor,

@@ -13,6 +13,7 @@ import torch
 from vivit_lab.errors import InputError, VideoError
 from vivit_lab.model.classifier import VivitForVideoClassification
 from vivit_lab.model.views import mean_logits
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.progress import progress_bar
 from vivit_lab.show.html import confusion_table
@@ -59,6 +60,7 @@ class ClassificationReport:
     rows: tuple[ClipPrediction, ...]
     views: int
 
+    @checked_numbers()
     def top(self, count: int = 1) -> float:
         """Return the share of clips, 0 … 1, whose class is among the ``count`` highest; unreadable ones do not count.
 
@@ -120,6 +122,7 @@ class ClassificationReport:
         return confusion_table(f"{self}; rows: true, columns: predicted", self.classes, counts)
 
 
+@checked_numbers(stride=(1, None), views=(1, 1000))
 def classify_clips(
     model: VivitForVideoClassification,
     processor: VivitImageProcessor,

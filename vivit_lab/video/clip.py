@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vivit_lab.errors import InputError
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.video.geometry import Geometry, displayed_size
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Clip"]
 
 
+@checked_numbers(decode_warnings=(0, None))
 @dataclass(frozen=True, eq=False)
 class Clip:
     """Frames of one video, as shown (rotation applied), with their place in time.
@@ -74,6 +76,7 @@ class Clip:
             raise InputError(f"the geometry is of {self.geometry.source_size} frames, the clip's are {self.size}")
 
     @classmethod
+    @checked_numbers()
     def from_frames(cls, frames: np.ndarray, fps: float = 25.0) -> Clip:
         """Return a clip of frames (T, H, W, 3) uint8 RGB shown at a constant rate."""
         frames = np.asarray(frames)

@@ -20,6 +20,7 @@ from av.error import FFmpegError
 from av.video.reformatter import ColorRange, Colorspace
 
 from vivit_lab.errors import BackendError, InputError, VideoNotFoundError
+from vivit_lab.numbers import checked_numbers
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -41,6 +42,7 @@ _KEYFRAME_EVERY = 30  # a player can jump to any place at once; heat movies are 
 _BT709 = 1  # the number of BT.709 in H.273's tables of primaries, transfer characteristics and matrices alike
 
 
+@checked_numbers(height=(1, 32_768), width=(1, 32_768), end=(None, 1e7))
 class MovieWriter:
     """Write uint8 RGB frames to a movie file at given times; a context manager.
 
@@ -164,6 +166,7 @@ class MovieWriter:
     def _is_rgb(self) -> bool:
         return av.VideoFormat(self.pixel_format, 16, 16).is_rgb
 
+    @checked_numbers()
     def write(self, frame: np.ndarray, seconds: float) -> None:
         """Add one frame.
 

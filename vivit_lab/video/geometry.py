@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from vivit_lab.errors import InputError
+from vivit_lab.numbers import checked_numbers
 
 __all__ = ["Geometry", "displayed_size"]
 
 Box = tuple[float, float, float, float]
 
 
+@checked_numbers(source_size=(1, None), model_size=(1, None))
 @dataclass(frozen=True)
 class Geometry:
     """The resize, crop and pad between a source frame and the model's pixels.
@@ -36,16 +37,14 @@ class Geometry:
     offset: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
+    @checked_numbers(height=(1, None), width=(1, None))
     def identity(cls, height: int, width: int) -> Geometry:
         """Return the geometry of pixels that were not touched."""
-        if height < 1 or width < 1:
-            raise InputError(f"wanted positive pixel sizes, got {height}×{width}")
         return cls((height, width), (height, width))
 
+    @checked_numbers(height=(1, None), width=(1, None))
     def resize(self, height: int, width: int) -> Geometry:
         """Return this geometry followed by a resize to (height, width)."""
-        if height < 1 or width < 1:
-            raise InputError(f"cannot resize to {height}×{width}: wanted positive pixel sizes")
         ratio = (height / self.model_size[0], width / self.model_size[1])
         return replace(
             self,
@@ -54,21 +53,20 @@ class Geometry:
             offset=(self.offset[0] * ratio[0], self.offset[1] * ratio[1]),
         )
 
+    @checked_numbers(height=(1, None), width=(1, None))
     def crop(self, top: int, left: int, height: int, width: int) -> Geometry:
         """Return this geometry followed by a crop; a negative ``top`` or ``left``, or a larger size, pads."""
-        if height < 1 or width < 1:
-            raise InputError(f"cannot crop to {height}×{width}: wanted positive pixel sizes")
         return replace(self, model_size=(height, width), offset=(self.offset[0] - top, self.offset[1] - left))
 
+    @checked_numbers()
     def pad(self, top: int, left: int, bottom: int = 0, right: int = 0) -> Geometry:
         """Return this geometry followed by padding of that many pixels on each side."""
         height, width = self.model_size
         return self.crop(-top, -left, height + top + bottom, width + left + right)
 
+    @checked_numbers(height=(1, None), width=(1, None))
     def of_resized_source(self, height: int, width: int) -> Geometry:
         """Return where the same model pixels lie on source frames that were resized to (height, width)."""
-        if height < 1 or width < 1:
-            raise InputError(f"cannot resize frames to {height}×{width}: wanted positive pixel sizes")
         ratio = (self.source_size[0] / height, self.source_size[1] / width)
         scale = (self.scale[0] * ratio[0], self.scale[1] * ratio[1])
         return replace(self, source_size=(height, width), scale=scale)

@@ -26,6 +26,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from vivit_lab.errors import DecodeError, InputError, StorageError
+from vivit_lab.numbers import check_whole, checked_numbers
 from vivit_lab.video.keyframes import is_clean_start, lasting_settings
 from vivit_lab.video.source import DECODER_ERRORS, Source, exact, open_video, source_name
 from vivit_lab.video.tables import Packet, table_packets
@@ -114,8 +115,10 @@ class FrameIndex:
 
     def end_of(self, frame: int) -> float:
         """Return when a frame stops being shown, in seconds from the first frame."""
+        check_whole("frame", frame, 0, len(self) - 1)
         return float(self.seconds[frame + 1]) if frame + 1 < len(self) else self.end
 
+    @checked_numbers()
     def frame_at(self, seconds: float) -> int:
         """Return the frame that is shown at a time, in seconds from the first frame; the last one after the end."""
         # half a tick of grace: 3 * 0.04 is a little less than the 0.12 s of the file
@@ -142,9 +145,11 @@ class FrameIndex:
 
     def keyframe_before(self, frame: int) -> int:
         """Return the place in ``keyframes`` of the last key frame that is shown no later than a frame."""
+        check_whole("frame", frame, 0, len(self) - 1)
         return int(np.searchsorted(self.keyframes, self.pts[frame], side="right")) - 1
 
 
+@checked_numbers()
 def load_index(path: Source, stream: int = 0, *, folder: str | os.PathLike[str] | None = None) -> FrameIndex:
     """Index a video stream: by its file's own table if there is one, else by its packets, else by decoding it once.
 

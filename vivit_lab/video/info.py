@@ -9,6 +9,7 @@ from typing import Any
 from av.error import FFmpegError
 
 from vivit_lab.errors import DecodeError
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.video.colour import Colours
 from vivit_lab.video.folder import first_picture, index_of, is_folder
 from vivit_lab.video.geometry import displayed_size
@@ -140,6 +141,7 @@ class VideoInfo:
         )
 
 
+@checked_numbers()
 def probe(path: Source, *, stream: int = 0, fps: float | None = None) -> VideoInfo:
     """Describe a video, from its packets and its first frame.
 

@@ -14,6 +14,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from vivit_lab.errors import DecodeError, DecodeWarning, InputError, ShortClipWarning
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.video.clip import Clip
 from vivit_lab.video.decode import Decoding, decode_frames, rewind
 from vivit_lab.video.folder import index_of, is_folder, read_pictures
@@ -34,6 +35,7 @@ class Processor(Protocol):
         ...
 
 
+@checked_numbers(num_frames=(1, 100_000))
 def read_clip(
     path: Source,
     num_frames: int | None = None,
@@ -98,6 +100,7 @@ def read_clip(
     return clip if processor is None else processor.prepare(clip)
 
 
+@checked_numbers()
 def read_frames(
     path: Source,
     indices: Sequence[int] | np.ndarray,

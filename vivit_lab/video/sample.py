@@ -7,10 +7,12 @@ import warnings
 import numpy as np
 
 from vivit_lab.errors import InputError, ShortClipWarning
+from vivit_lab.numbers import MOST, check_whole, checked_numbers
 
 __all__ = ["sample_frame_indices", "uniform_frame_indices"]
 
 
+@checked_numbers(clip_len=(1, MOST), seg_len=(1, None))
 def sample_frame_indices(
     clip_len: int,
     frame_sample_rate: float,
@@ -43,7 +45,8 @@ def sample_frame_indices(
     Example:
         >>> sample_frame_indices(32, 4, 300, generator=0)[:3]
     """
-    _check(clip_len, seg_len)
+    if generator is not None and not hasattr(generator, "integers") and not hasattr(generator, "randint"):
+        check_whole("generator, if it is a seed,", generator, 0)
     window = int(clip_len * frame_sample_rate)
     if window < 1:
         raise InputError(f"a window of {clip_len} frames · rate {frame_sample_rate} is empty: wanted a rate above 0")
@@ -59,6 +62,7 @@ def sample_frame_indices(
     return np.linspace(start, end, num=clip_len).clip(start, end - 1).astype(np.int64)
 
 
+@checked_numbers(clip_len=(1, MOST), seg_len=(1, None))
 def uniform_frame_indices(clip_len: int, seg_len: int) -> np.ndarray:
     """Return ``clip_len`` frames spread evenly over a whole video: the middles of equal parts.
 
@@ -75,7 +79,6 @@ def uniform_frame_indices(clip_len: int, seg_len: int) -> np.ndarray:
     Warns:
         ShortClipWarning: the video has fewer frames than the clip.
     """
-    _check(clip_len, seg_len)
     if clip_len > seg_len:
         warnings.warn(
             f"the video has {seg_len} frames, the clip {clip_len}{_repeats(clip_len, seg_len)}",
@@ -83,12 +86,6 @@ def uniform_frame_indices(clip_len: int, seg_len: int) -> np.ndarray:
             stacklevel=2,
         )
     return (2 * np.arange(clip_len, dtype=np.int64) + 1) * seg_len // (2 * clip_len)
-
-
-def _check(clip_len: int, seg_len: int) -> None:
-    for name, value in (("clip_len", clip_len), ("seg_len", seg_len)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise InputError(f"{name} must be a positive integer, got {value!r}")
 
 
 def _repeats(clip_len: int, seg_len: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from vivit_lab.errors import InputError
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.video.clip import Clip
 from vivit_lab.video.folder import index_of
 from vivit_lab.video.read import Processor, read_frames
@@ -40,6 +41,7 @@ def temporal_views(start: int, stop: int, frames: int, stride: int, views: int) 
     return (start + firsts[:, None] + stride * np.arange(frames)).clip(max=stop - 1)
 
 
+@checked_numbers(num_frames=(1, 100_000), stride=(1, None), views=(1, 1000))
 def read_views(
     path: Source,
     num_frames: int,

@@ -9,6 +9,7 @@ import torch
 import traitlets
 
 from vivit_lab.errors import InputError
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.widgets.base import LabWidget
 from vivit_lab.widgets.tensors import float_bytes
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["LogitLensStrip"]
 
 
+@checked_numbers()
 class LogitLensStrip(LabWidget):
     """Show what the classifier would say of each time at each layer; see ``LogitLens``.
 

@@ -16,6 +16,7 @@ from vivit_lab.interventions.activation_patching import ActivationPatching
 from vivit_lab.interventions.corruptions import FreezeFrame, ReverseFrames, ShuffleFrames
 from vivit_lab.interventions.effects import EffectTable
 from vivit_lab.model.logit_lens import LogitLens
+from vivit_lab.numbers import checked_numbers
 from vivit_lab.progress import watching_progress
 from vivit_lab.show.html import text_line
 from vivit_lab.widgets.clip_explorer import ClipExplorer
@@ -117,6 +118,7 @@ class Workbench(ipywidgets.VBox):
         """The prepared clip; None before."""
         return self.panel.clip
 
+    @checked_numbers()
     def wait(self, timeout: float = 120.0) -> bool:
         """Wait until nothing runs in the background of the panel; returns whether that came in time."""
         return self.panel.wait(timeout)
