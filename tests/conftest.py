@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from vivit_lab.video.encode import MovieWriter
+from vivit_lab.video import MovieWriter
 
 try:
     import torch
@@ -79,9 +79,9 @@ def shared_file() -> Callable[[str], Path]:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of a tiny classifier and its processor."""
     from tests.model.tiny import TINY
-    from vivit_lab.model.classifier import VivitForVideoClassification
-    from vivit_lab.model.config import VivitConfig
-    from vivit_lab.processing.processor import VivitImageProcessor
+    from vivit_lab.families import VivitForVideoClassification
+    from vivit_lab.model import VivitConfig
+    from vivit_lab.processing import VivitImageProcessor
 
     directory = tmp_path_factory.mktemp("checkpoint")
     torch.manual_seed(0)

@@ -10,13 +10,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 from tests.model.tiny import TINY
-from vivit_lab.attribution.base import AttributionMap
-from vivit_lab.attribution.raw import RawAttention
-from vivit_lab.attribution.rollout import AttentionRollout
-from vivit_lab.hooks.recorder import record_attention
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.model.config import VivitConfig
-from vivit_lab.processing.processor import VivitImageProcessor
+from vivit_lab.attribution import AttentionRollout, AttributionMap, RawAttention
+from vivit_lab.families import VivitForVideoClassification
+from vivit_lab.model import VivitConfig
+from vivit_lab.processing import VivitImageProcessor
+from vivit_lab.records import record_attention
 
 CUDA = torch.device("cuda:0")
 

@@ -7,22 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from vivit_lab.attribution.occlusion import Occlusion
-from vivit_lab.attribution.raw import RawAttention
-from vivit_lab.attribution.rise import Rise
-from vivit_lab.attribution.rollout import AttentionRollout
+from vivit_lab.attribution import AttentionRollout, Occlusion, RawAttention, Rise
 from vivit_lab.cli import main
 from vivit_lab.errors import GridError, InputError
 from vivit_lab.evaluation import PlantedClips, Videos, all_methods, methods_by_name, open_data, write_report
-from vivit_lab.faithfulness.evaluate import EvaluationPlan, evaluate, label_of
-from vivit_lab.faithfulness.perturbation import Perturbation
+from vivit_lab.faithfulness import EvaluationPlan, Perturbation, evaluate
+from vivit_lab.faithfulness.evaluation import label_of
+from vivit_lab.families import VivitForVideoClassification
 from vivit_lab.grid import TokenGrid
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.model.config import VivitConfig
-from vivit_lab.planted.config import LABELS, PlantedConfig
-from vivit_lab.planted.dataset import planted_batch
-from vivit_lab.planted.files import write_planted
-from vivit_lab.processing.processor import VivitImageProcessor
+from vivit_lab.model import VivitConfig
+from vivit_lab.planted import PlantedConfig, write_planted
+from vivit_lab.planted.clip import planted_batch
+from vivit_lab.planted.scene import LABELS
+from vivit_lab.processing import VivitImageProcessor
 
 CONFIG = VivitConfig(
     image_size=32, num_frames=8, tubelet_size=(2, 8, 8), hidden_size=12, num_hidden_layers=2, num_attention_heads=2,

@@ -6,21 +6,21 @@ import torch
 from PIL import Image
 
 from tests.model.tiny import TINY
-from vivit_lab.attribution.attention_gradient import AttentionGradient
-from vivit_lab.attribution.base import AttributionMap
-from vivit_lab.attribution.chefer import CheferRelevance
-from vivit_lab.attribution.occlusion import Occlusion
-from vivit_lab.attribution.raw import RawAttention
-from vivit_lab.attribution.rollout import AttentionRollout
+from vivit_lab.attribution import (
+    AttentionGradient,
+    AttentionRollout,
+    AttributionMap,
+    CheferRelevance,
+    Occlusion,
+    RawAttention,
+)
 from vivit_lab.errors import CheckpointNotFoundError, ConfigError, InputError
 from vivit_lab.explain import METHODS, explain_video, load_pair, make_method, top_labels
-from vivit_lab.hooks.recorder import record_attention
-from vivit_lab.hooks.targets import ClassLogit, CosineSimilarity
-from vivit_lab.model.auto import load_model
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
-from vivit_lab.model.config import VivitConfig
-from vivit_lab.processing.processor import VivitImageProcessor
-from vivit_lab.video.read import read_clip
+from vivit_lab.families import VivitForVideoClassification, VivitModel, load_model
+from vivit_lab.model import VivitConfig
+from vivit_lab.processing import VivitImageProcessor
+from vivit_lab.records import ClassLogit, CosineSimilarity, record_attention
+from vivit_lab.video import read_clip
 
 SHORT = {"transition": {"steps": "2"}, "integrated_gradients": {"steps": "2"}, "smooth_grad": {"samples": "2"},
          "rise": {"masks": "2"}}  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vivit_lab.checkpoints.scenic_files import read_parameters
+from vivit_lab.checkpoints.scenic import read_parameters
 from vivit_lab.errors import CheckpointError, DamagedFileError, InputError
 from vivit_lab.files import (
     file_stem,

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from tests.golden.make_head_study import ABLATION, BEGIN, DIGITS, END, SCRIPT, markdown, replaced, roles_of
-from vivit_lab.checkpoints.bundled import bundled_model_path, verify_bundled
+from vivit_lab.checkpoints import bundled_model_path
+from vivit_lab.checkpoints.hub import verify_bundled
 from vivit_lab.explain import load_pair
 from vivit_lab.heads.roles import ROLES
-from vivit_lab.planted.config import PlantedConfig
-from vivit_lab.planted.dataset import planted_batch
+from vivit_lab.planted import PlantedConfig
+from vivit_lab.planted.clip import planted_batch
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -21,16 +21,14 @@ from vivit_lab.errors import (
     ResizedPositionsWarning,
 )
 from vivit_lab.grid import TokenGrid
-from vivit_lab.heads.ablation import SingleHeadAblation
-from vivit_lab.hooks.gradients import record_gradients
-from vivit_lab.hooks.logit_lens import logit_lens
-from vivit_lab.hooks.recorder import record_attention
-from vivit_lab.hooks.values import record_values
-from vivit_lab.interventions.ablation import ablate
-from vivit_lab.model.config import VivitConfig
-from vivit_lab.model.positions import interpolate_positions
-from vivit_lab.processing.processor import VivitImageProcessor
-from vivit_lab.video.clip import Clip
+from vivit_lab.heads import SingleHeadAblation
+from vivit_lab.interventions import ablate
+from vivit_lab.model import VivitConfig
+from vivit_lab.model.embeddings import interpolate_positions
+from vivit_lab.processing import VivitImageProcessor
+from vivit_lab.records import logit_lens, record_attention, record_gradients
+from vivit_lab.records.values import record_values
+from vivit_lab.video import Clip
 
 VARIANTS = (
     "spacetime",
@@ -69,11 +67,11 @@ ENTRIES = {
     "hooked run": lambda model, pixels: model.run_with_hooks(pixels, fwd_hooks=[("hook_embed", lambda x, hook: x)]),
     "shares": lab.direct_logit_attribution,
     "intervention": lambda model, pixels: ablate(model, heads=[(0, 1)])(pixels),
-    "effects": lambda model, pixels: lab.AblationEffects(mode="zero", progress=False)(model, pixels),
-    "perturbation": lambda model, pixels: lab.RandomMap()(model, pixels),
+    "effects": lambda model, pixels: lab.interventions.AblationEffects(mode="zero", progress=False)(model, pixels),
+    "perturbation": lambda model, pixels: lab.faithfulness.RandomMap()(model, pixels),
     "heads": lambda model, pixels: SingleHeadAblation(mode="zero")(model, pixels, progress=False),
     "head statistics": lambda model, pixels: lab.head_statistics(model, pixels, progress=False),
-    "views": lab.predict_views,
+    "views": lab.families.predict_views,
     **{name: (lambda model, pixels, kind=kind: kind()(model, pixels)) for name, kind in METHODS.items()},
 }
 
@@ -318,7 +316,7 @@ def test_everything_that_takes_a_clip_takes_a_larger_one_and_says_so_once(varian
 def test_false_refuses_another_size_and_sizes_that_cannot_be_are_named(model):
     with pytest.raises(InputError, match="interpolate_pos_encoding=True"):
         record_attention(model, clip_of(*LARGER), interpolate_pos_encoding=False)
-    with pytest.raises(lab.GridError, match=r"height=40 is not a positive multiple .* use 32 or 48"):
+    with pytest.raises(lab.errors.GridError, match=r"height=40 is not a positive multiple .* use 32 or 48"):
         record_attention(model, clip_of(4, 40, 32))
 
 
@@ -343,8 +341,8 @@ def test_explorers_take_a_larger_clip():
 @pytest.fixture(scope="module")
 def planted():
     model = lab.load_pair("planted")[0]
-    config = lab.PlantedConfig(split="test", frames=model.config.num_frames, size=model.config.image_size)
-    from vivit_lab.planted.dataset import planted_batch
+    config = lab.planted.PlantedConfig(split="test", frames=model.config.num_frames, size=model.config.image_size)
+    from vivit_lab.planted.clip import planted_batch
 
     return model, planted_batch(config, [4, 7])[0]
 
@@ -372,7 +370,7 @@ def test_attcat_and_ablations_in_bfloat16_are_warned_of(planted):
         heat = lab.AttCAT()(rough, pixels, [4, 7])
     assert max(error_of(heat.relevance, exact)) > 0.1
     with pytest.warns(PrecisionWarning, match="AblationEffects in bfloat16"):
-        lab.AblationEffects(mode="zero", progress=False)(rough, pixels, [4, 7])
+        lab.interventions.AblationEffects(mode="zero", progress=False)(rough, pixels, [4, 7])
     with pytest.warns(PrecisionWarning, match="SingleHeadAblation of heads in bfloat16"):
         SingleHeadAblation(mode="zero", target=None)(rough, pixels, progress=False)
 

@@ -74,26 +74,26 @@ def world(checkpoint, video, tmp_path_factory):
     clip = processor.prepare(lab.read_clip(video, 4))
     grid = model.config.grid
     folder = tmp_path_factory.mktemp("odd")
-    gradients = lab.record_gradients(model, pixels, 0)
-    scores = lab.MichelImportance()(model, (pixels, torch.tensor([0, 1])), progress=False)
+    gradients = lab.records.record_gradients(model, pixels, 0)
+    scores = lab.heads.MichelImportance()(model, (pixels, torch.tensor([0, 1])), progress=False)
     six = pixels.repeat(3, 1, 1, 1, 1), torch.arange(6) % 3
-    signed = lab.SingleHeadAblation(mode="zero")(model, six, progress=False)
-    planted = lab.PlantedConfig(frames=8, size=32)
+    signed = lab.heads.SingleHeadAblation(mode="zero")(model, six, progress=False)
+    planted = lab.planted.PlantedConfig(frames=8, size=32)
     heat = lab.AttentionRollout()(model, clip)
     clips = write_clips(folder / "clips", 4)
     return SimpleNamespace(
         model=model, processor=processor, pixels=pixels, clip=clip, grid=grid, folder=folder, video=video,
         scores=scores,
-        record=gradients, signed=signed, states=lab.record_gradients(model, pixels, 0, states=True), heat=heat,
-        pair=(pixels, torch.tensor([0, 1])), planted=planted, clips=clips, planted_clip=lab.planted_clip(planted, 1),
-        effects=lab.AblationEffects(mode="zero", progress=False)(model, pixels),
-        lens=lab.logit_lens(model, pixels), cache=model.run_with_cache(pixels)[1], index=lab.load_index(video),
+        record=gradients, signed=signed, states=lab.records.record_gradients(model, pixels, 0, states=True), heat=heat,
+        pair=(pixels, torch.tensor([0, 1])), planted=planted, clips=clips, planted_clip=lab.planted.planted_clip(planted, 1),
+        effects=lab.interventions.AblationEffects(mode="zero", progress=False)(model, pixels),
+        lens=lab.logit_lens(model, pixels), cache=model.run_with_cache(pixels)[1], index=lab.video.load_index(video),
         run=tiny_run(checkpoint, clips, folder / "run", methods=("rollout",), hidden_states="cls"),
-        sinks=lab.attention_sinks(gradients, minimum_lift=1.01), checkpoint=checkpoint,
+        sinks=lab.attribution.attention_sinks(gradients, minimum_lift=1.01), checkpoint=checkpoint,
         frames=np.zeros((4, 40, 48, 3), np.uint8),
         image=image_weights(),
         workload=Workload(lab.VivitConfig(**TINY)),
-        labelled=[lab.LabelledClip(path, f"LABEL_{number % 2}") for number, path in enumerate(clips)],
+        labelled=[lab.training.LabelledClip(path, f"LABEL_{number % 2}") for number, path in enumerate(clips)],
     )  # fmt: skip
 
 
@@ -156,15 +156,15 @@ def entered(call):
 SIZES = {"layers": 3, "heads": 4}
 CASES = {
     "AblationEffects": method("AblationEffects", mode="zero", progress=False),
-    "ActivationPatching": lambda w, /, **odd: lab.ActivationPatching(**{"progress": False, **odd})(
+    "ActivationPatching": lambda w, /, **odd: lab.interventions.ActivationPatching(**{"progress": False, **odd})(
         w.model, w.pixels, w.pixels.flip(1)
     ),
-    "AttributionPatching": lambda w, /, **odd: lab.AttributionPatching(**{"progress": False, **odd})(
+    "AttributionPatching": lambda w, /, **odd: lab.interventions.AttributionPatching(**{"progress": False, **odd})(
         w.model, w.pixels, w.pixels.flip(1)
     ),
-    "PathPatching": lambda w, /, **odd: lab.PathPatching(**{"senders": [(0, 1)], "progress": False, **odd})(
-        w.model, w.pixels, w.pixels.flip(1)
-    ),
+    "PathPatching": lambda w, /, **odd: lab.interventions.PathPatching(
+        **{"senders": [(0, 1)], "progress": False, **odd}
+    )(w.model, w.pixels, w.pixels.flip(1)),
     "AttCAT": method("AttCAT"),
     "AttentionGradient": method("AttentionGradient"),
     "AttentionRollout": method("AttentionRollout"),
@@ -186,21 +186,21 @@ CASES = {
     "MichelImportance": importance("MichelImportance"),
     "SingleHeadAblation": importance("SingleHeadAblation", mode="zero"),
     "L0Gates": importance("L0Gates", steps=2, runs=1),
-    "PruningExperiment": lambda w, /, **odd: lab.PruningExperiment(
+    "PruningExperiment": lambda w, /, **odd: lab.heads.PruningExperiment(
         w.model,
         (torch.randn(4, 4, 3, 32, 32), torch.tensor([0, 1, 2, 3])),
         **{"random": 1, "shares": (0.5,), "timing_repeats": 1, **odd},
     ).run(progress=False),
-    "BlurTube": lambda w, /, **odd: lab.BlurTube([1], w.grid, **odd)(w.pixels),
+    "BlurTube": lambda w, /, **odd: lab.interventions.BlurTube([1], w.grid, **odd)(w.pixels),
     "FreezeFrame": corrupted("FreezeFrame"),
-    "FreezeFrame.order": lambda w, /, **odd: lab.FreezeFrame(0).order(**odd or {"count": 4}),
-    "ReverseFrames.order": lambda w, /, **odd: lab.ReverseFrames().order(**odd or {"count": 4}),
+    "FreezeFrame.order": lambda w, /, **odd: lab.interventions.FreezeFrame(0).order(**odd or {"count": 4}),
+    "ReverseFrames.order": lambda w, /, **odd: lab.interventions.ReverseFrames().order(**odd or {"count": 4}),
     "ShuffleFrames": corrupted("ShuffleFrames"),
-    "ShuffleFrames.order": lambda w, /, **odd: lab.ShuffleFrames().order(**odd or {"count": 4}),
-    "ClassLogit": lambda w, /, **odd: lab.CheferRelevance()(w.model, w.pixels, lab.ClassLogit(**odd)),
-    "Probability": lambda w, /, **odd: lab.CheferRelevance()(w.model, w.pixels, lab.Probability(**odd)),
+    "ShuffleFrames.order": lambda w, /, **odd: lab.interventions.ShuffleFrames().order(**odd or {"count": 4}),
+    "ClassLogit": lambda w, /, **odd: lab.CheferRelevance()(w.model, w.pixels, lab.records.ClassLogit(**odd)),
+    "Probability": lambda w, /, **odd: lab.CheferRelevance()(w.model, w.pixels, lab.records.Probability(**odd)),
     "LogitDifference": lambda w, /, **odd: lab.CheferRelevance()(
-        w.model, w.pixels, lab.LogitDifference(**{"a": 0, "b": 2, **odd})
+        w.model, w.pixels, lab.records.LogitDifference(**{"a": 0, "b": 2, **odd})
     ),
     "Infidelity": measured("Infidelity", sizes=(0.25,), subsets=2),
     "SensitivityN": measured("SensitivityN", sizes=(0.25,), subsets=2),
@@ -210,11 +210,11 @@ CASES = {
     "Perturbation.measure": measured("Perturbation", steps=2),
     "EvaluationPlan": made("EvaluationPlan"),
     "Augmentation": made("Augmentation"),
-    "Augmentation.none": lambda w, /, **odd: lab.Augmentation.none(**odd),
-    "Augmentation.frame_indices": lambda w, /, **odd: lab.Augmentation().frame_indices(
+    "Augmentation.none": lambda w, /, **odd: lab.training.Augmentation.none(**odd),
+    "Augmentation.frame_indices": lambda w, /, **odd: lab.training.Augmentation().frame_indices(
         **{"start": 0, "stop": 20, "count": 4, "generator": np.random.default_rng(0), **odd}
     ),
-    "Augmentation.vary": lambda w, /, **odd: lab.Augmentation().vary(
+    "Augmentation.vary": lambda w, /, **odd: lab.training.Augmentation().vary(
         **{"frames": w.frames, "generator": np.random.default_rng(0), "processor": w.processor, "flip": 0.5, **odd}
     ),
     "BulkJob": made("BulkJob"),
@@ -235,28 +235,30 @@ CASES = {
     "ActivationCache.clip": on("cache", "clip", index=0),
     "ActivationCache.pattern_rows": on("cache", "pattern_rows", layer=0, queries=lambda w: [0]),
     "AttentionSinks.sinks": on("sinks", "sinks"),
-    "EffectTable": lambda w, /, **odd: lab.EffectTable(torch.randn(3, 2), ("head",), {"head": ["0", "1"]}, **odd).p,
+    "EffectTable": lambda w, /, **odd: (
+        lab.interventions.EffectTable(torch.randn(3, 2), ("head",), {"head": ["0", "1"]}, **odd).p
+    ),
     "EffectTable.plot": on("effects", "plot"),
     "EffectTable.select": lambda w, /, **odd: w.effects.select(
         **{"head": 0} if "places" not in odd else {"head": odd["places"]}
     ),
     "EffectTable.top": on("effects", "top"),
-    "FaithfulnessReport": lambda w, /, **odd: lab.FaithfulnessReport(
+    "FaithfulnessReport": lambda w, /, **odd: lab.faithfulness.FaithfulnessReport(
         {"a": {"saco": [0.1, 0.2, 0.3]}, "b": {"saco": [0.2, 0.1, 0.0]}}, ["x", "y", "z"], **odd
     ),
     "FrameIndex.end_of": on("index", "end_of", frame=0),
     "FrameIndex.frame_at": on("index", "frame_at", seconds=0.0),
     "FrameIndex.keyframe_before": on("index", "keyframe_before", frame=0),
     "Geometry": made("Geometry", source_size=(40, 48), model_size=(32, 32)),
-    "Geometry.crop": lambda w, /, **odd: lab.Geometry((40, 48), (40, 48)).crop(
+    "Geometry.crop": lambda w, /, **odd: lab.video.Geometry((40, 48), (40, 48)).crop(
         **{"top": 0, "left": 0, "height": 32, "width": 32, **odd}
     ),
-    "Geometry.identity": lambda w, /, **odd: lab.Geometry.identity(**{"height": 32, "width": 32, **odd}),
-    "Geometry.of_resized_source": lambda w, /, **odd: lab.Geometry((40, 48), (32, 32)).of_resized_source(
+    "Geometry.identity": lambda w, /, **odd: lab.video.Geometry.identity(**{"height": 32, "width": 32, **odd}),
+    "Geometry.of_resized_source": lambda w, /, **odd: lab.video.Geometry((40, 48), (32, 32)).of_resized_source(
         **{"height": 32, "width": 32, **odd}
     ),
-    "Geometry.pad": lambda w, /, **odd: lab.Geometry((40, 48), (32, 32)).pad(**{"top": 1, "left": 1, **odd}),
-    "Geometry.resize": lambda w, /, **odd: lab.Geometry((40, 48), (40, 48)).resize(
+    "Geometry.pad": lambda w, /, **odd: lab.video.Geometry((40, 48), (32, 32)).pad(**{"top": 1, "left": 1, **odd}),
+    "Geometry.resize": lambda w, /, **odd: lab.video.Geometry((40, 48), (40, 48)).resize(
         **{"height": 32, "width": 32, **odd}
     ),
     "HeadImportance.interval": on("scores", "interval", resamples=20),
@@ -267,24 +269,24 @@ CASES = {
     "HeadMask.ones": lambda w, /, **odd: lab.HeadMask.ones(**{**SIZES, **odd}),
     "HeadMask.without": lambda w, /, **odd: lab.HeadMask.without([(0, 1)], **{**SIZES, **odd}),
     "HeadSweepResults.worst": lambda w, /, **odd: sweep_of(w).worst(**odd),
-    "LabelledClip": lambda w, /, **odd: lab.LabelledClip(w.video, "a", **odd),
+    "LabelledClip": lambda w, /, **odd: lab.training.LabelledClip(w.video, "a", **odd),
     "LogitLens.of": on("lens", "of", label=0),
     "LogitLens.strip": on("lens", "strip", label=0),
     "LogitLens.tubelets": on("lens", "tubelets", label=0),
     "LogitLensStrip": of("LogitLensStrip", "lens"),
-    "MaskList.load": lambda w, /, **odd: lab.MaskList.load(mask_file(w), **{**SIZES, **odd}),
-    "MaskList.random": lambda w, /, **odd: lab.MaskList.random(**{**SIZES, "removed": 2, "count": 3, **odd}),
-    "MaskList.schedule": lambda w, /, **odd: lab.MaskList.schedule([(0, 1), (1, 2)], **{**SIZES, **odd}),
-    "MaskList.single": lambda w, /, **odd: lab.MaskList.single(**{**SIZES, **odd}),
+    "MaskList.load": lambda w, /, **odd: lab.bulk.MaskList.load(mask_file(w), **{**SIZES, **odd}),
+    "MaskList.random": lambda w, /, **odd: lab.bulk.MaskList.random(**{**SIZES, "removed": 2, "count": 3, **odd}),
+    "MaskList.schedule": lambda w, /, **odd: lab.bulk.MaskList.schedule([(0, 1), (1, 2)], **{**SIZES, **odd}),
+    "MaskList.single": lambda w, /, **odd: lab.bulk.MaskList.single(**{**SIZES, **odd}),
     "MovieWriter": lambda w, /, **odd: movie(w, {}, **odd),
     "MovieWriter.write": lambda w, /, **odd: movie(w, odd),
     "PlantedClip.clip": on("planted_clip", "clip"),
     "PlantedClip.twin": on("planted_clip", "twin", label=0, frame=3),
     "PlantedConfig": lambda w, /, **odd: (
-        lab.planted_clip(lab.PlantedConfig(**{"frames": 8, "size": 32, **odd}), 0).frames
+        lab.planted.planted_clip(lab.planted.PlantedConfig(**{"frames": 8, "size": 32, **odd}), 0).frames
     ),
-    "PlantedDataset": lambda w, /, **odd: lab.PlantedDataset(w.planted, **{"length": 2, **odd})[0],
-    "PlantedDataset.clip": lambda w, /, **odd: lab.PlantedDataset(w.planted, 2).clip(**odd or {"item": 0}),
+    "PlantedDataset": lambda w, /, **odd: lab.planted.PlantedDataset(w.planted, **{"length": 2, **odd})[0],
+    "PlantedDataset.clip": lambda w, /, **odd: lab.planted.PlantedDataset(w.planted, 2).clip(**odd or {"item": 0}),
     "PruningCurves.at": lambda w, /, **odd: study(w).at(**{"series": "random", "share": 0.5, **odd}),
     "PruningCurves.curve": lambda w, /, **odd: study(w).curve(**{"series": "random", "name": "top1", **odd}),
     "PruningCurves.mask": lambda w, /, **odd: study(w).mask(**{"series": "random", "share": 0.5, **odd}),
@@ -307,7 +309,7 @@ CASES = {
         w.record.gradient_row_blocks(**{"layer": 0, "clip": 0, **odd})
     ),
     "GradientRecord.gradient_rows": on("record", "gradient_rows", layer=0, queries=0),
-    "ClassificationReport.top": lambda w, /, **odd: lab.classify_clips(
+    "ClassificationReport.top": lambda w, /, **odd: lab.training.classify_clips(
         w.model, w.processor, w.labelled[:1], views=1, progress=False
     ).top(**odd),
     "Taxonomy": made("Taxonomy"),
@@ -344,10 +346,10 @@ CASES = {
     "bench_inference": of("bench_inference", "workload", batch_sizes=lambda w: (1,), batches=1, progress=False),
     "bench_rollout": of("bench_rollout", "workload", repeats=1, progress=False),
     "bench_training": of("bench_training", "workload", steps=1, progress=False),
-    "check_sanity": lambda w, /, **odd: lab.check_sanity(
+    "check_sanity": lambda w, /, **odd: lab.faithfulness.check_sanity(
         lab.AttentionRollout(), w.model, w.pixels, progress=False, **odd
     ),
-    "classify_clips": lambda w, /, **odd: lab.classify_clips(
+    "classify_clips": lambda w, /, **odd: lab.training.classify_clips(
         w.model, w.processor, w.labelled[:1], progress=False, **{"views": 1, **odd}
     ),
     "contact_sheet": lambda w, /, **odd: lab.contact_sheet(w.clip, w.heat, **odd),
@@ -357,31 +359,31 @@ CASES = {
     "explain_video": lambda w, /, **odd: lab.explain_video(
         w.video, w.model, w.processor, lab.AttentionRollout(), out=w.folder, **odd
     ),
-    "finetune": lambda w, /, **odd: lab.finetune(
+    "finetune": lambda w, /, **odd: lab.training.finetune(
         w.model, w.processor, w.labelled, fresh(w), steps=1, progress=False, cpu=True, **odd
     ),
     "forward_kept_tokens": lambda w, /, **odd: (
-        lab.forward_kept_tokens(w.model, w.pixels, torch.ones(2, 8, dtype=torch.bool), **odd).logits
+        lab.faithfulness.forward_kept_tokens(w.model, w.pixels, torch.ones(2, 8, dtype=torch.bool), **odd).logits
     ),
-    "head_means": lambda w, /, **odd: lab.head_means(w.model, w.pixels, progress=False, **odd),
-    "head_roles": lambda w, /, **odd: lab.head_roles(w.effects, w.effects, **odd),
+    "head_means": lambda w, /, **odd: lab.heads.head_means(w.model, w.pixels, progress=False, **odd),
+    "head_roles": lambda w, /, **odd: lab.heads.head_roles(w.effects, w.effects, **odd),
     "head_statistics": lambda w, /, **odd: lab.head_statistics(w.model, w.pixels, progress=False, **odd),
     "knock_out": entered(lambda w, /, **odd: lab.knock_out(w.model, queries=[1], keys=[2], **odd)),
     "load_index": of("load_index", "video"),
-    "localise": lambda w, /, **odd: lab.localise(w.heat, torch.arange(8).reshape(1, 2, 2, 2) < 3, **odd),
+    "localise": lambda w, /, **odd: lab.faithfulness.localise(w.heat, torch.arange(8).reshape(1, 2, 2, 2) < 3, **odd),
     "logit_lens": of("logit_lens", "model", "pixels"),
-    "model_cost": lambda w, /, **odd: lab.model_cost(w.model.config, **odd),
-    "note_sampling": lambda w, /, **odd: lab.note_sampling(
+    "model_cost": lambda w, /, **odd: lab.families.model_cost(w.model.config, **odd),
+    "note_sampling": lambda w, /, **odd: lab.processing.note_sampling(
         **{"processor": w.processor, "frames": 4, "stride": 1, **odd}
     ),
-    "sampling_of": lambda w, /, **odd: lab.sampling_of(**{"processor": w.processor, "num_frames": 4, **odd}),
-    "open_data": lambda w, /, **odd: lab.open_data(
+    "sampling_of": lambda w, /, **odd: lab.processing.sampling_of(**{"processor": w.processor, "num_frames": 4, **odd}),
+    "open_data": lambda w, /, **odd: lab.evaluation.open_data(
         "planted", lab.load_pair("planted")[0].config, lab.load_pair("planted")[1], **{"count": 2, **odd}
     ),
     "patch": entered(lambda w, /, **odd: lab.patch(w.model, w.pixels, heads=[(0, 1)], **odd)),
-    "planted_clip": lambda w, /, **odd: lab.planted_clip(w.planted, **{"index": 0, **odd}).frames,
-    "planted_motion": lambda w, /, **odd: lab.planted_motion([w.planted_clip], lab.TokenGrid(4, 2, 2), **odd),
-    "planted_report": lambda w, /, **odd: lab.planted_report(
+    "planted_clip": lambda w, /, **odd: lab.planted.planted_clip(w.planted, **{"index": 0, **odd}).frames,
+    "planted_motion": lambda w, /, **odd: lab.heads.planted_motion([w.planted_clip], lab.TokenGrid(4, 2, 2), **odd),
+    "planted_report": lambda w, /, **odd: lab.planted.planted_report(
         lambda x: torch.zeros(len(x), 8), w.planted, **{"count": 8, "progress": False, **odd}
     ),
     "probe": of("probe", "video"),
@@ -391,26 +393,30 @@ CASES = {
     "read_views": of("read_views", "video", num_frames=2, views=1),
     "record_attention": of("record_attention", "model", "pixels"),
     "record_gradients": of("record_gradients", "model", "pixels", target=0),
-    "render_clips": lambda w, /, **odd: lab.render_clips(
+    "render_clips": lambda w, /, **odd: lab.bulk.render_clips(
         w.run, w.folder / "rendered", **{"count": 1, "workers": 1, "progress": False, **odd}
     ),
     "render_movie": lambda w, /, **odd: lab.render_movie(w.clip, w.heat, rendered(w), **odd),
     "run_bulk": lambda w, /, **odd: lab.run_bulk(None, None, w.folder / "run", progress=False, **odd),
-    "sample_frame_indices": lambda w, /, **odd: lab.sample_frame_indices(
+    "sample_frame_indices": lambda w, /, **odd: lab.video.sample_frame_indices(
         **{"clip_len": 4, "frame_sample_rate": 1, "seg_len": 20, **odd}
     ),
-    "uniform_frame_indices": lambda w, /, **odd: lab.uniform_frame_indices(**{"clip_len": 4, "seg_len": 20, **odd}),
-    "steer": entered(lambda w, /, **odd: lab.steer(w.model, torch.ones(48), point="blocks.0.hook_resid_post", **odd)),
-    "steering_vector": lambda w, /, **odd: lab.steering_vector(
+    "uniform_frame_indices": lambda w, /, **odd: lab.video.uniform_frame_indices(
+        **{"clip_len": 4, "seg_len": 20, **odd}
+    ),
+    "steer": entered(
+        lambda w, /, **odd: lab.interventions.steer(w.model, torch.ones(48), point="blocks.0.hook_resid_post", **odd)
+    ),
+    "steering_vector": lambda w, /, **odd: lab.interventions.steering_vector(
         w.model, w.pixels, w.pixels.flip(1), "blocks.0.hook_resid_post", **odd
     ),
     "sweep_heads": lambda w, /, **odd: sweep_of(w, **odd),
-    "to_frames": lambda w, /, **odd: lab.to_frames(w.clip, w.heat, **odd),
-    "vivit_from_image_model": lambda w, /, **odd: lab.vivit_from_image_model(
+    "to_frames": lambda w, /, **odd: lab.render.to_frames(w.clip, w.heat, **odd),
+    "vivit_from_image_model": lambda w, /, **odd: lab.families.vivit_from_image_model(
         w.image, **{"image_size": 24, "num_frames": 4, "num_attention_heads": 4, **odd}
     ),
     "wilson_interval": made("wilson_interval", successes=1, count=3),
-    "write_planted": lambda w, /, **odd: lab.write_planted(
+    "write_planted": lambda w, /, **odd: lab.planted.write_planted(
         fresh(w), w.planted, **{"count": 1, "progress": False, **odd}
     ),
     "Workbench.wait": lambda w, /, **odd: lab.Workbench().wait(**odd),
@@ -438,7 +444,7 @@ def fresh(w):
 
 
 def movie(w, written, /, **odd):
-    with lab.MovieWriter(rendered(w), **{"height": 16, "width": 16, "end": 1.0, **odd}) as writer:
+    with lab.video.MovieWriter(rendered(w), **{"height": 16, "width": 16, "end": 1.0, **odd}) as writer:
         writer.write(np.zeros((16, 16, 3), np.uint8), **{"seconds": 0.0, **written})
 
 
@@ -452,11 +458,13 @@ def pyav(w, /, **odd):
     import av
 
     with av.open(str(w.video)) as container:
-        return lab.read_video_pyav(container, **{"indices": [0], **odd})
+        return lab.video.read_video_pyav(container, **{"indices": [0], **odd})
 
 
 def sweep_of(w, /, **odd):
-    return lab.sweep_heads(w.folder / "run", lab.MaskList.single(3, 4), name=fresh(w).name, progress=False, **odd)
+    return lab.bulk.sweep_heads(
+        w.folder / "run", lab.bulk.MaskList.single(3, 4), name=fresh(w).name, progress=False, **odd
+    )
 
 
 def study(w):
@@ -547,7 +555,7 @@ def test_odd_numbers_are_refused_by_name_or_give_a_sane_result(case, world):
             call = f"{case}({argument}={given!r})"
             try:
                 result = run(case, world, {argument: given})
-            except lab.VivitLabError as error:
+            except lab.errors.VivitLabError as error:
                 if not any(word in str(error) for word in (*names_of(argument), *WORDS)):
                     faults.append(f"{call} does not name the argument: {error}")
             except IndexError as error:

@@ -10,26 +10,25 @@ import torch
 import vivit_lab as lab
 from tests.bulk.tiny_bulk import tiny_run, write_clips
 from tests.model.tiny import TINY
-from vivit_lab.attribution.raw import RawAttention
-from vivit_lab.attribution.rollout import AttentionRollout
-from vivit_lab.bulk import stages
-from vivit_lab.bulk.render import render_clips
+from vivit_lab.attribution import AttentionRollout, RawAttention
+from vivit_lab.bulk import job as stages
+from vivit_lab.bulk import render_clips
 from vivit_lab.cli import main
 from vivit_lab.errors import BackendError, ResizedPositionsWarning
 from vivit_lab.evaluation import open_data
 from vivit_lab.explain import explain_video, load_pair, prepared_grid
-from vivit_lab.faithfulness.evaluate import EvaluationPlan, evaluate
-from vivit_lab.heads.clips import clip_set
+from vivit_lab.faithfulness import EvaluationPlan, evaluate
+from vivit_lab.families import VivitForVideoClassification, VivitModel
+from vivit_lab.heads import clip_set
 from vivit_lab.heads.motion import motion_of
-from vivit_lab.hooks.targets import CosineSimilarity, OwnEmbedding, bind_target
-from vivit_lab.interventions.ablation_effects import AblationEffects
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
-from vivit_lab.model.config import VivitConfig
-from vivit_lab.planted.config import LABELS, PlantedConfig
-from vivit_lab.planted.files import read_planted, write_planted
-from vivit_lab.planted.report import planted_report
-from vivit_lab.processing.processor import VivitImageProcessor
-from vivit_lab.video.read import read_clip
+from vivit_lab.interventions import AblationEffects
+from vivit_lab.model import VivitConfig
+from vivit_lab.planted import PlantedConfig, planted_report, read_planted, write_planted
+from vivit_lab.planted.scene import LABELS
+from vivit_lab.processing import VivitImageProcessor
+from vivit_lab.records import CosineSimilarity, OwnEmbedding
+from vivit_lab.records.targets import bind_target
+from vivit_lab.video import read_clip
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +65,7 @@ def test_a_query_lies_on_the_grid_of_the_clip(wide, video, tmp_path, resized):
     assert result.map.target == "token (t=1, y=1, x=2)"
     want = RawAttention()(result.record, queries=[2 * 2 * 3])  # the last of the clip; the model's own has 8
     torch.testing.assert_close(result.map.relevance, want.relevance)
-    with pytest.raises(lab.GridError, match=r"x=3 is outside the grid \(2, 2, 3\)"):
+    with pytest.raises(lab.errors.GridError, match=r"x=3 is outside the grid \(2, 2, 3\)"):
         explain_video(video, model, processor, RawAttention(), out=tmp_path, queries=[(0, 0, 3)])
 
 

@@ -64,7 +64,7 @@ def test_importing_is_quick_and_pulls_in_nothing_heavy():
 
 def test_models_methods_and_records_do_not_import_media_packages():
     code = (
-        "import sys, vivit_lab.attribution.rollout, vivit_lab.attribution.raw, vivit_lab.model.classifier\n"
+        "import sys, vivit_lab.attribution.rollout, vivit_lab.attribution.raw, vivit_lab.families.vivit\n"
         "print([m for m in ('av', 'matplotlib', 'plotly', 'transformers', 'typer', 'PIL') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -98,6 +98,6 @@ def test_no_module_raises_a_bare_built_in():
         text = path.read_text(encoding="utf-8")
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name):
-                caught_at_once = path.name == "bundled.py" and node.exc.func.id == "ValueError"
+                caught_at_once = path.name == "hub.py" and node.exc.func.id == "ValueError"
                 allowed = path.name == "outputs.py" and node.exc.func.id == "KeyError"  # a mapping's own protocol
                 assert node.exc.func.id not in bare or caught_at_once or allowed, f"{path}:{node.lineno}"

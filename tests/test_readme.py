@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vivit_lab.checkpoints.bundled import bundled_clip_path
+from vivit_lab.checkpoints import bundled_clip_path
 from vivit_lab.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,16 +11,14 @@ import torch
 from PIL import Image
 
 from tests.model.tiny import TINY
-from vivit_lab.attribution.rollout import AttentionRollout
+from vivit_lab.attribution import AttentionRollout
 from vivit_lab.colormap import choose_colormap
 from vivit_lab.explain import Explanation
-from vivit_lab.hooks.recorder import record_attention
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.model.config import VivitConfig
-from vivit_lab.model.cost import model_cost
-from vivit_lab.planted.clip import planted_clip
-from vivit_lab.planted.config import PlantedConfig
-from vivit_lab.video.clip import Clip
+from vivit_lab.families import VivitForVideoClassification, model_cost
+from vivit_lab.model import VivitConfig
+from vivit_lab.planted import PlantedConfig, planted_clip
+from vivit_lab.records import record_attention
+from vivit_lab.video import Clip
 
 
 def pictures(html):

@@ -6,10 +6,10 @@ from beartype import beartype
 from jaxtyping import TypeCheckError, jaxtyped
 
 from vivit_lab.attribution.rollout import drop_lowest
+from vivit_lab.families.vivit import classification_loss
+from vivit_lab.model import VivitConfig
 from vivit_lab.model.attention import attention_pattern, fused_attention_with_lse
-from vivit_lab.model.classifier import classification_loss
-from vivit_lab.model.config import VivitConfig
-from vivit_lab.model.positions import interpolate_positions
+from vivit_lab.model.embeddings import interpolate_positions
 
 
 def checked(function):

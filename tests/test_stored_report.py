@@ -11,9 +11,10 @@ import torch
 import vivit_lab as lab
 from tests.golden.make_planted import table
 from vivit_lab.attribution.registry import METHODS
-from vivit_lab.checkpoints.bundled import bundled_model_path
+from vivit_lab.checkpoints import bundled_model_path
 from vivit_lab.evaluation import all_methods
-from vivit_lab.faithfulness.evaluate import EvaluationPlan, evaluate, label_of
+from vivit_lab.faithfulness import EvaluationPlan, evaluate
+from vivit_lab.faithfulness.evaluation import label_of
 from vivit_lab.faithfulness.sanity import randomised_stages
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,7 +23,7 @@ SHOWN = ["joint_ap", "spatial_ap", "when_auc", "srg", "saco", "deletion"]
 
 @pytest.fixture(scope="module")
 def report():
-    return lab.stored_report()
+    return lab.evaluation.stored_report()
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def test_the_readme_shows_it():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     found = re.search(r"<!-- table: stored report -->\n(.*?)<!-- end of table -->", text, re.DOTALL)
     assert found
-    assert found[1].strip() == lab.stored_report().markdown(SHOWN).strip()
+    assert found[1].strip() == lab.evaluation.stored_report().markdown(SHOWN).strip()
 
 
 @pytest.mark.parametrize("metric", ["when_auc", "srg"])
@@ -86,20 +87,20 @@ def test_gradient_methods_lose_their_maps_with_the_weights(report):
 
 def test_signed_smooth_gradients_lose_their_map_with_the_weights(planted):
     model, _ = planted
-    clips = lab.PlantedDataset(lab.PlantedConfig(split="test"), 6)
+    clips = lab.planted.PlantedDataset(lab.planted.PlantedConfig(split="test"), 6)
     pixels = torch.stack([clips[index][0] for index in range(6)])
     last = randomised_stages(model)[-1]
     found = {}
     for signed in (False, True):
         method = lab.SmoothGrad(samples=8, times_input=signed)
-        result = lab.check_sanity(method, model, pixels, stages=[last], progress=False)
+        result = lab.faithfulness.check_sanity(method, model, pixels, stages=[last], progress=False)
         found[signed] = result.mean_spearman[last]
     assert abs(found[True]) < 0.2 < 0.3 < found[False]
 
 
 def test_scores_of_its_first_clips_come_out_again(report, planted):
     model, processor = planted
-    data = lab.open_data("planted", model.config, processor, count=8)
+    data = lab.evaluation.open_data("planted", model.config, processor, count=8)
     plan = EvaluationPlan(EvaluationPlan().curves[:1], None, None, None, 0)
     again = evaluate(model, data, [lab.AttentionRollout(), lab.CheferRelevance()], plan=plan, progress=False)
     assert again.clips == report.clips[: len(again.clips)]
@@ -126,7 +127,9 @@ def test_the_classifier_is_what_its_card_says(planted):
     assert model.config.num_attention_heads >= 6
     assert model.config.grid.t >= 8
     assert min(model.config.grid.h, model.config.grid.w) >= 6
-    again = lab.planted_report(model, lab.PlantedConfig(split="test"), count=96, progress=False)["rates"]
+    again = lab.planted.planted_report(model, lab.planted.PlantedConfig(split="test"), count=96, progress=False)[
+        "rates"
+    ]
     assert again["accuracy"]["rate"] == pytest.approx(stored["rates"]["accuracy"]["rate"], abs=0.12)
     assert again["shuffled"]["rate"] < 0.5
     assert again["single_frame"]["rate"] < 0.25
@@ -138,6 +141,8 @@ def test_transformers_loads_the_classifier(planted):
     transformers = pytest.importorskip("transformers")
     model, _ = planted
     peer = transformers.VivitForVideoClassification.from_pretrained(bundled_model_path("planted")).eval()
-    pixels = torch.stack([lab.PlantedDataset(lab.PlantedConfig(split="test"), 2)[index][0] for index in range(2)])
+    pixels = torch.stack(
+        [lab.planted.PlantedDataset(lab.planted.PlantedConfig(split="test"), 2)[index][0] for index in range(2)]
+    )
     with torch.inference_mode():
         torch.testing.assert_close(peer(pixels).logits, model(pixels).logits, rtol=1e-4, atol=1e-4)

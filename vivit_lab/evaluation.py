@@ -25,22 +25,20 @@ from vivit_lab.attribution.rise import Rise
 from vivit_lab.attribution.smooth_grad import SmoothGrad
 from vivit_lab.attribution.transition import TransitionAttentionMaps
 from vivit_lab.attribution.value_norm import ValueNormRollout
-from vivit_lab.checkpoints.bundled import verify_bundled
+from vivit_lab.checkpoints.hub import verify_bundled
 from vivit_lab.clips.listing import list_clips
 from vivit_lab.errors import InputError, MissingExtraError, ShortClipWarning
-from vivit_lab.faithfulness.data import EvaluationBatch, EvaluationData
-from vivit_lab.faithfulness.evaluate import label_of
+from vivit_lab.faithfulness.evaluation import EvaluationBatch, EvaluationData, label_of
 from vivit_lab.faithfulness.report import FaithfulnessReport
 from vivit_lab.grid import TokenGrid
+from vivit_lab.html import page
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.numbers import checked_numbers
-from vivit_lab.planted.config import PlantedConfig
-from vivit_lab.planted.dataset import planted_batch
+from vivit_lab.planted.clip import planted_batch
 from vivit_lab.planted.files import PlantedFile, read_planted
-from vivit_lab.planted.truth import mask_of_tokens
+from vivit_lab.planted.scene import PlantedConfig, mask_of_tokens
 from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.processing.sampling import sampling_of
-from vivit_lab.show.html import page
 from vivit_lab.video.clip import Clip
 from vivit_lab.video.index import load_index
 from vivit_lab.video.read import read_clip, read_frames

@@ -20,19 +20,18 @@ from vivit_lab.attribution.registry import METHODS, class_by_name, make_method
 from vivit_lab.attribution.rollout import AttentionRollout
 from vivit_lab.checkpoints.checkpoint import Checkpoint
 from vivit_lab.errors import CheckpointNotFoundError, ConfigError, GridError, InputError
+from vivit_lab.families.auto import load_model
+from vivit_lab.families.vivit import VivitForVideoClassification, VivitModel
 from vivit_lab.grid import TokenGrid
-from vivit_lab.hooks.record import AttentionRecord
-from vivit_lab.hooks.recorder import record_attention
-from vivit_lab.hooks.targets import TargetLike
-from vivit_lab.model.auto import load_model
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.html import facts_table, report_html
 from vivit_lab.model.config import VivitConfig
 from vivit_lab.numbers import checked_numbers
 from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.processing.sampling import sampling_of
+from vivit_lab.records.attention import AttentionRecord, record_attention
+from vivit_lab.records.targets import TargetLike
 from vivit_lab.render.movie import render_movie
 from vivit_lab.render.sheet import contact_sheet
-from vivit_lab.show.html import facts_table, report_html
 from vivit_lab.video.clip import Clip
 from vivit_lab.video.read import read_clip
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import torch
 
 from tests.model.tiny import TINY
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.model.config import VivitConfig
+from vivit_lab.families import VivitForVideoClassification
+from vivit_lab.model import VivitConfig
 
 
 def random_model(kind=VivitForVideoClassification, **fields):

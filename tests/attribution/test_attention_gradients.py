@@ -5,17 +5,13 @@ import torch
 
 from tests.attribution.naive import close, dense, gradients, random_model
 from tests.model.tiny import clips
-from vivit_lab.attribution.attention_gradient import AttentionGradient
-from vivit_lab.attribution.chefer import CheferRelevance
-from vivit_lab.attribution.gradient_rollout import GradientRollout
+from vivit_lab.attribution import AttentionGradient, CheferRelevance, GradientRollout
 from vivit_lab.attribution.products import carry_products, fuse_products
 from vivit_lab.errors import InputError
-from vivit_lab.hooks import record as record_module
-from vivit_lab.hooks.gradients import record_gradients
-from vivit_lab.hooks.recorder import record_attention
-from vivit_lab.hooks.sequences import FusedRows
-from vivit_lab.hooks.targets import LogitDifference, Probability
-from vivit_lab.model.classifier import VivitModel
+from vivit_lab.families import VivitModel
+from vivit_lab.records import LogitDifference, Probability, record_attention, record_gradients
+from vivit_lab.records import attention as record_module
+from vivit_lab.records.attention import FusedRows
 
 METHODS = [
     CheferRelevance(),

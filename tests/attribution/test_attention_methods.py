@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from tests.model.tiny import TINY, clips
-from vivit_lab.attribution.raw import RawAttention
-from vivit_lab.attribution.rollout import AttentionRollout, drop_lowest
+from vivit_lab.attribution import AttentionRollout, RawAttention
+from vivit_lab.attribution.rollout import drop_lowest
 from vivit_lab.errors import InputError, OutOfMemoryBudgetError
-from vivit_lab.hooks import record as record_module
-from vivit_lab.hooks.recorder import record_attention
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.model.config import VivitConfig
+from vivit_lab.families import VivitForVideoClassification
+from vivit_lab.model import VivitConfig
+from vivit_lab.records import attention as record_module
+from vivit_lab.records import record_attention
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from vivit_lab.attribution.base import AttributionMap
+from vivit_lab.attribution import AttributionMap
 from vivit_lab.colormap import get_colormap
 from vivit_lab.errors import GridError, InputError
 from vivit_lab.grid import TokenGrid

@@ -10,15 +10,11 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.model.tiny import TINY
-from vivit_lab.attribution.attcat import AttCAT
-from vivit_lab.attribution.attention_gradient import AttentionGradient
-from vivit_lab.attribution.chefer import CheferRelevance
-from vivit_lab.attribution.gradient_rollout import GradientRollout
-from vivit_lab.attribution.value_norm import ValueNormRollout
-from vivit_lab.hooks.gradients import GradientRecord
-from vivit_lab.hooks.values import record_values
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.model.config import VivitConfig
+from vivit_lab.attribution import AttCAT, AttentionGradient, CheferRelevance, GradientRollout, ValueNormRollout
+from vivit_lab.families import VivitForVideoClassification
+from vivit_lab.model import VivitConfig
+from vivit_lab.records import GradientRecord
+from vivit_lab.records.values import record_values
 
 CUDA = torch.device("cuda:0")
 

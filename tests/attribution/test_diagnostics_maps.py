@@ -11,16 +11,19 @@ from hypothesis import strategies as st
 from tests.attribution.naive import random_model
 from tests.attribution.test_base import Page
 from tests.model.tiny import clips
-from vivit_lab.attribution.base import AttributionMap
-from vivit_lab.attribution.chefer import CheferRelevance
-from vivit_lab.attribution.diagnostics_contrast import class_contrast, map_contrast
-from vivit_lab.attribution.diagnostics_separation import space_time_separation
-from vivit_lab.attribution.input_gradient import InputXGradient
-from vivit_lab.attribution.occlusion import Occlusion
-from vivit_lab.attribution.rollout import AttentionRollout
+from vivit_lab.attribution import (
+    AttentionRollout,
+    AttributionMap,
+    CheferRelevance,
+    InputXGradient,
+    Occlusion,
+    class_contrast,
+    space_time_separation,
+)
+from vivit_lab.attribution.diagnostics import map_contrast
 from vivit_lab.errors import InputError
+from vivit_lab.families import VivitModel
 from vivit_lab.grid import TokenGrid
-from vivit_lab.model.classifier import VivitModel
 
 GRID = TokenGrid(4, 3, 5)
 

@@ -11,17 +11,13 @@ from hypothesis import strategies as st
 from tests.attribution.naive import dense, random_model
 from tests.attribution.test_base import Page
 from tests.model.tiny import clips
-from vivit_lab.attribution.attention_gradient import AttentionGradient
-from vivit_lab.attribution.base import AttributionMap
-from vivit_lab.attribution.diagnostics_artefacts import artefact_tokens
-from vivit_lab.attribution.diagnostics_sinks import Sink, attention_sinks
-from vivit_lab.attribution.rollout import AttentionRollout
+from vivit_lab.attribution import AttentionGradient, AttentionRollout, AttributionMap, artefact_tokens, attention_sinks
+from vivit_lab.attribution.diagnostics import Sink
 from vivit_lab.errors import InputError
 from vivit_lab.grid import TokenGrid
-from vivit_lab.hooks import record as record_module
-from vivit_lab.hooks.gradients import record_gradients
-from vivit_lab.hooks.recorder import record_attention
-from vivit_lab.hooks.values import ValueRecord, record_values
+from vivit_lab.records import attention as record_module
+from vivit_lab.records import record_attention, record_gradients
+from vivit_lab.records.values import ValueRecord, record_values
 
 
 @pytest.fixture

@@ -5,16 +5,12 @@ import torch
 
 from tests.attribution.naive import close, dense, gradients, random_model
 from tests.model.tiny import clips
-from vivit_lab.attribution import legrad, value_norm
-from vivit_lab.attribution.attcat import AttCAT
-from vivit_lab.attribution.legrad import LeGrad
-from vivit_lab.attribution.transition import TransitionAttentionMaps
-from vivit_lab.attribution.value_norm import ValueNormRollout, token_gram
+from vivit_lab.attribution import AttCAT, LeGrad, TransitionAttentionMaps, ValueNormRollout, legrad, value_norm
+from vivit_lab.attribution.value_norm import token_gram
 from vivit_lab.errors import InputError
-from vivit_lab.hooks import record as record_module
-from vivit_lab.hooks.gradients import record_gradients
-from vivit_lab.hooks.targets import CosineSimilarity, LogitDifference
-from vivit_lab.model.classifier import VivitModel
+from vivit_lab.families import VivitModel
+from vivit_lab.records import CosineSimilarity, LogitDifference, record_gradients
+from vivit_lab.records import attention as record_module
 
 METHODS = [
     LeGrad(),

@@ -6,15 +6,13 @@ import torch
 
 from tests.attribution.naive import close, random_model
 from tests.model.tiny import clips
+from vivit_lab.attribution import InputXGradient, IntegratedGradients, Occlusion, Rise, SmoothGrad
 from vivit_lab.attribution.forwards import baseline_pixels, tubelet_sum
-from vivit_lab.attribution.input_gradient import InputXGradient
-from vivit_lab.attribution.integrated_gradients import IntegratedGradients, quadrature
-from vivit_lab.attribution.occlusion import Occlusion
-from vivit_lab.attribution.rise import Rise, random_masks
-from vivit_lab.attribution.smooth_grad import SmoothGrad
+from vivit_lab.attribution.integrated_gradients import quadrature
+from vivit_lab.attribution.rise import random_masks
 from vivit_lab.errors import InputError
-from vivit_lab.hooks.targets import ClassLogit, CosineSimilarity, LogitDifference, Probability
-from vivit_lab.model.classifier import VivitModel
+from vivit_lab.families import VivitModel
+from vivit_lab.records import ClassLogit, CosineSimilarity, LogitDifference, Probability
 
 METHODS = [
     InputXGradient(),

@@ -9,17 +9,19 @@ import torch
 import vivit_lab
 from tests.attribution.naive import random_model
 from tests.model.tiny import clips
-from vivit_lab.attribution.attention_gradient import AttentionGradient
-from vivit_lab.attribution.base import AttributionMap
-from vivit_lab.attribution.chefer import CheferRelevance
-from vivit_lab.attribution.integrated_gradients import IntegratedGradients
-from vivit_lab.attribution.occlusion import Occlusion
-from vivit_lab.attribution.raw import RawAttention
+from vivit_lab.attribution import (
+    AttentionGradient,
+    AttentionRollout,
+    AttributionMap,
+    CheferRelevance,
+    IntegratedGradients,
+    Occlusion,
+    RawAttention,
+)
 from vivit_lab.attribution.registry import METHODS, class_by_name, make_method
-from vivit_lab.attribution.rollout import AttentionRollout
 from vivit_lab.errors import InputError
 from vivit_lab.faithfulness.controls import CONTROLS
-from vivit_lab.model.config import VivitConfig
+from vivit_lab.model import VivitConfig
 
 SHORT = {"transition": {"steps": "2"}, "integrated_gradients": {"steps": "2"}, "smooth_grad": {"samples": "2"},
          "rise": {"masks": "2"}}  # fmt: skip

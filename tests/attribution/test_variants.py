@@ -9,30 +9,30 @@ import torch
 from tests.attribution.naive import close
 from tests.model.naive_variants import VARIANTS, groups, naive_logits
 from tests.model.variants import FACTORIZED, channels_last, random_clips, variant_model
-from vivit_lab.attribution.attcat import AttCAT
-from vivit_lab.attribution.attention_gradient import AttentionGradient
-from vivit_lab.attribution.chefer import CheferRelevance
-from vivit_lab.attribution.diagnostics_artefacts import artefact_tokens
-from vivit_lab.attribution.diagnostics_sinks import attention_sinks
-from vivit_lab.attribution.gradient_rollout import GradientRollout
-from vivit_lab.attribution.input_gradient import InputXGradient
-from vivit_lab.attribution.integrated_gradients import IntegratedGradients
-from vivit_lab.attribution.legrad import LeGrad
-from vivit_lab.attribution.occlusion import Occlusion
-from vivit_lab.attribution.raw import RawAttention
-from vivit_lab.attribution.rise import Rise
-from vivit_lab.attribution.rollout import AttentionRollout
-from vivit_lab.attribution.smooth_grad import SmoothGrad
-from vivit_lab.attribution.transition import TransitionAttentionMaps
-from vivit_lab.attribution.value_norm import ValueNormRollout
+from vivit_lab.attribution import (
+    AttCAT,
+    AttentionGradient,
+    AttentionRollout,
+    CheferRelevance,
+    GradientRollout,
+    InputXGradient,
+    IntegratedGradients,
+    LeGrad,
+    Occlusion,
+    RawAttention,
+    Rise,
+    SmoothGrad,
+    TransitionAttentionMaps,
+    ValueNormRollout,
+    artefact_tokens,
+    attention_sinks,
+)
 from vivit_lab.errors import InputError
 from vivit_lab.evaluation import all_methods, suitable_methods
-from vivit_lab.faithfulness.dropping import forward_kept_tokens
-from vivit_lab.hooks.gradients import record_gradients
-from vivit_lab.hooks.recorder import record_attention
-from vivit_lab.hooks.targets import CosineSimilarity
-from vivit_lab.hooks.values import record_values
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.faithfulness import forward_kept_tokens
+from vivit_lab.families import VivitForVideoClassification, VivitModel
+from vivit_lab.records import CosineSimilarity, record_attention, record_gradients
+from vivit_lab.records.values import record_values
 
 T, PLACES = 3, 4
 STATES = 1 + T * (1 + PLACES)  # of a factorised encoder: temporal CLS, then CLS and tubelets of each time

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from vivit_lab.bench.decode import bench_decode, decode_from_start, write_test_movie
+from vivit_lab.bench import bench_decode
+from vivit_lab.bench.decode import decode_from_start, write_test_movie
 from vivit_lab.errors import InputError
-from vivit_lab.video.info import probe
-from vivit_lab.video.read import read_frames
+from vivit_lab.video import probe, read_frames
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import time
 import pytest
 import torch
 
-from vivit_lab.bench import measure
+from vivit_lab.bench import BenchTable, measure
 from vivit_lab.bench.measure import PeakMeter, interleaved, one_thread, peak_bytes, report, sampled
-from vivit_lab.bench.table import BenchTable, Column
+from vivit_lab.bench.table import Column
 from vivit_lab.errors import InputError
 
 

@@ -7,11 +7,10 @@ from statistics import median
 import pytest
 
 from tests.golden.make_bench_tables import BEGIN, END, ORDER, ROOT, section, stored_tables, with_section
-from vivit_lab.bench.published import a100_row
-from vivit_lab.bench.suites import bench_cost
-from vivit_lab.bench.table import BenchTable, Column
+from vivit_lab.bench import BenchTable, bench_cost
+from vivit_lab.bench.table import Column, a100_row
 from vivit_lab.errors import InputError
-from vivit_lab.model.config import VivitConfig
+from vivit_lab.model import VivitConfig
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 STORED = stored_tables()

@@ -7,14 +7,12 @@ import pytest
 import torch
 
 from vivit_lab.bench import suites, tasks
-from vivit_lab.bench.backends import BACKENDS, attention_call
-from vivit_lab.bench.machine import describe_machine
-from vivit_lab.bench.published import A100, a100_row
-from vivit_lab.bench.workload import Workload, half_dtype, run_task
+from vivit_lab.bench.table import A100, a100_row, describe_machine
+from vivit_lab.bench.workload import BACKENDS, Workload, attention_call, half_dtype, run_task
 from vivit_lab.errors import BackendError, ConfigError, InputError
+from vivit_lab.families import VivitForVideoClassification
 from vivit_lab.memory import format_bytes
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.model.config import VivitConfig
+from vivit_lab.model import VivitConfig
 
 TINY = VivitConfig(
     image_size=32,

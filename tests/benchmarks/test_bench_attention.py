@@ -8,11 +8,10 @@ import transformers
 
 from tests.benchmarks.measure import interleaved, one_thread, peak_bytes, report
 from tests.model.tiny import peer_name
-from vivit_lab.attribution.raw import RawAttention
-from vivit_lab.attribution.rollout import AttentionRollout
-from vivit_lab.hooks.recorder import record_attention
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.model.config import VivitConfig
+from vivit_lab.attribution import AttentionRollout, RawAttention
+from vivit_lab.families import VivitForVideoClassification
+from vivit_lab.model import VivitConfig
+from vivit_lab.records import record_attention
 
 pytestmark = pytest.mark.benchmark
 

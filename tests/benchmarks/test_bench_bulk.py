@@ -11,22 +11,18 @@ import torch
 
 from tests.benchmarks.measure import interleaved, one_thread, peak_bytes, report
 from tests.bulk.tiny_bulk import write_clips
-from vivit_lab.attribution.rollout import AttentionRollout
-from vivit_lab.bulk import stages
-from vivit_lab.bulk.decode import decode_one
-from vivit_lab.bulk.engine import run_bulk
-from vivit_lab.bulk.job import BulkJob
-from vivit_lab.bulk.local import LocalExecutor
-from vivit_lab.bulk.pool import PoolDecoder
-from vivit_lab.bulk.results import BulkResults
+from vivit_lab.attribution import AttentionRollout
+from vivit_lab.bulk import BulkJob, BulkResults, LocalExecutor, run_bulk
+from vivit_lab.bulk import job as stages
+from vivit_lab.bulk.decode import PoolDecoder, decode_one
+from vivit_lab.bulk.engine import ClipTask
+from vivit_lab.bulk.job import run_shard
 from vivit_lab.bulk.run import part_name, prepare_run
-from vivit_lab.bulk.shard import run_shard
-from vivit_lab.bulk.tasks import ClipTask
-from vivit_lab.hooks.recorder import record_attention
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.model.config import VivitConfig
+from vivit_lab.families import VivitForVideoClassification
+from vivit_lab.model import VivitConfig
 from vivit_lab.processes import usable_cores
-from vivit_lab.processing.processor import VivitImageProcessor
+from vivit_lab.processing import VivitImageProcessor
+from vivit_lab.records import record_attention
 
 pytestmark = pytest.mark.benchmark
 
@@ -181,10 +177,10 @@ def test_a_million_rows_open_at_once(checkpoint, tmp_path):
 
 FORWARD = """
 import torch
-from vivit_lab.attribution.rollout import AttentionRollout
-from vivit_lab.hooks.recorder import record_attention
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.model.config import VivitConfig
+from vivit_lab.attribution import AttentionRollout
+from vivit_lab.records import record_attention
+from vivit_lab.families import VivitForVideoClassification
+from vivit_lab.model import VivitConfig
 model = VivitForVideoClassification(VivitConfig(num_labels=400)).eval()
 pixels = torch.rand({count}, 32, 3, 224, 224)
 """

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.benchmarks.measure import FRAMES, GOP
-from vivit_lab.video.read import read_clip, read_video_pyav
+from vivit_lab.video import read_clip, read_video_pyav
 
 LAST = 32  # frames that are read
 

@@ -11,15 +11,11 @@ import torch
 
 from tests.attribution.naive import close
 from tests.benchmarks.measure import interleaved, one_thread, peak_bytes, report
-from vivit_lab.attribution.attcat import AttCAT
-from vivit_lab.attribution.chefer import CheferRelevance
-from vivit_lab.attribution.gradient_rollout import GradientRollout
-from vivit_lab.attribution.legrad import LeGrad
-from vivit_lab.attribution.value_norm import ValueNormRollout
-from vivit_lab.hooks.gradients import record_gradients
-from vivit_lab.hooks.values import frozen
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.model.config import VivitConfig
+from vivit_lab.attribution import AttCAT, CheferRelevance, GradientRollout, LeGrad, ValueNormRollout
+from vivit_lab.families import VivitForVideoClassification
+from vivit_lab.model import VivitConfig
+from vivit_lab.records import record_gradients
+from vivit_lab.records.values import frozen
 
 pytestmark = pytest.mark.benchmark
 
@@ -69,9 +65,9 @@ def test_relevance_costs_little_more_than_forward_and_backward(model, pixels):
 SETUP = f"""
 import torch
 from tests.benchmarks.test_bench_gradients import forward_backward
-from vivit_lab.attribution.chefer import CheferRelevance
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.model.config import VivitConfig
+from vivit_lab.attribution import CheferRelevance
+from vivit_lab.families import VivitForVideoClassification
+from vivit_lab.model import VivitConfig
 model = VivitForVideoClassification(VivitConfig(num_labels=400, num_hidden_layers={LAYERS})).eval()
 pixels = torch.rand(1, 32, 3, 224, 224) * 2 - 1
 """

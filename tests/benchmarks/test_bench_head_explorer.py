@@ -14,14 +14,13 @@ import torch
 
 from tests.benchmarks.measure import one_thread
 from vivit_lab.explain import load_pair
-from vivit_lab.heads.mask import HeadMask
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.model.config import VivitConfig
-from vivit_lab.planted.clip import planted_clip
-from vivit_lab.planted.config import PlantedConfig
-from vivit_lab.processing.processor import VivitImageProcessor
-from vivit_lab.video.clip import Clip
-from vivit_lab.widgets.head_explorer import HeadExplorer
+from vivit_lab.families import VivitForVideoClassification
+from vivit_lab.heads import HeadMask
+from vivit_lab.model import VivitConfig
+from vivit_lab.planted import PlantedConfig, planted_clip
+from vivit_lab.processing import VivitImageProcessor
+from vivit_lab.video import Clip
+from vivit_lab.widgets import HeadExplorer
 
 pytestmark = pytest.mark.benchmark
 

@@ -12,16 +12,20 @@ from torch.nn import functional
 
 from tests.benchmarks.measure import interleaved, one_thread, report
 from vivit_lab.explain import load_pair
-from vivit_lab.heads._measuring import attention_bytes
-from vivit_lab.heads.ablation import SingleHeadAblation
-from vivit_lab.heads.confidence import ConfidenceImportance
-from vivit_lab.heads.gradient import FisherImportance, GradientActivation, MichelImportance
-from vivit_lab.heads.prune import prune_heads
-from vivit_lab.hooks.values import frozen
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.model.config import VivitConfig
-from vivit_lab.planted.config import PlantedConfig
-from vivit_lab.planted.dataset import planted_batch
+from vivit_lab.families import VivitForVideoClassification
+from vivit_lab.heads import (
+    ConfidenceImportance,
+    FisherImportance,
+    GradientActivation,
+    MichelImportance,
+    SingleHeadAblation,
+    prune_heads,
+)
+from vivit_lab.heads.pruning import attention_bytes
+from vivit_lab.model import VivitConfig
+from vivit_lab.planted import PlantedConfig
+from vivit_lab.planted.clip import planted_batch
+from vivit_lab.records.values import frozen
 
 pytestmark = pytest.mark.benchmark
 

@@ -7,11 +7,10 @@ import torch
 from torch import nn
 
 from tests.benchmarks.measure import interleaved, one_thread, report
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.model.config import VivitConfig
-from vivit_lab.model.hook_names import leaf_of
-from vivit_lab.model.hook_point import HookPoint
-from vivit_lab.model.layer_norm import LayerNorm
+from vivit_lab.families import VivitForVideoClassification
+from vivit_lab.model import HookPoint, VivitConfig
+from vivit_lab.model.blocks import LayerNorm
+from vivit_lab.model.hooks import leaf_of
 
 pytestmark = pytest.mark.benchmark
 CACHED = ("resid_pre", "resid_mid", "resid_post", "q", "k", "v", "z")

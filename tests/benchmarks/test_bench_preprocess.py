@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from transformers import VivitImageProcessor as PeerProcessor
 
-from vivit_lab.processing.processor import VivitImageProcessor
+from vivit_lab.processing import VivitImageProcessor
 
 REPEATS = 5
 

@@ -7,9 +7,8 @@ import torch
 
 from tests.benchmarks.measure import interleaved, one_thread, report
 from tests.model.naive_variants import VARIANTS
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.model.config import VivitConfig
-from vivit_lab.model.cost import model_cost
+from vivit_lab.families import VivitForVideoClassification, model_cost
+from vivit_lab.model import VivitConfig
 
 pytestmark = pytest.mark.benchmark
 

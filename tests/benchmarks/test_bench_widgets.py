@@ -14,15 +14,14 @@ import pytest
 import torch
 
 from tests.browser.conftest import CHROMIUM, FLAGS
-from vivit_lab.checkpoints.bundled import bundled_clip_path
+from vivit_lab.checkpoints import bundled_clip_path
 from vivit_lab.explain import load_pair
-from vivit_lab.hooks.recorder import record_attention
-from vivit_lab.model.classifier import VivitModel
-from vivit_lab.model.config import VivitConfig
-from vivit_lab.processing.processor import VivitImageProcessor
-from vivit_lab.video.clip import Clip
-from vivit_lab.video.read import read_clip
-from vivit_lab.widgets.clip_explorer import ClipExplorer
+from vivit_lab.families import VivitModel
+from vivit_lab.model import VivitConfig
+from vivit_lab.processing import VivitImageProcessor
+from vivit_lab.records import record_attention
+from vivit_lab.video import Clip, read_clip
+from vivit_lab.widgets import ClipExplorer
 
 pytestmark = pytest.mark.benchmark
 

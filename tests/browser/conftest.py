@@ -21,8 +21,7 @@ from typing import Any
 import pytest
 
 from vivit_lab.explain import load_pair
-from vivit_lab.planted.clip import planted_clip
-from vivit_lab.planted.config import PlantedConfig
+from vivit_lab.planted import PlantedConfig, planted_clip
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = [

@@ -21,7 +21,7 @@ DARK = """(dark) => {
 CELL = [
     "import vivit_lab as lab\n"
     "model, processor = lab.load_pair('planted')\n"
-    "clip = processor.prepare(lab.planted_clip(lab.PlantedConfig(split='test'), 4).clip())\n"
+    "clip = processor.prepare(lab.planted.planted_clip(lab.planted.PlantedConfig(split='test'), 4).clip())\n"
     "explorer = lab.ClipExplorer(model, clip)\n"
     "explorer"
 ]

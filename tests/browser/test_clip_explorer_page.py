@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 
 from tests.model.tiny import TINY
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.model.config import VivitConfig
-from vivit_lab.processing.processor import VivitImageProcessor
-from vivit_lab.render.overlay import to_frames
-from vivit_lab.video.clip import Clip
-from vivit_lab.widgets.clip_explorer import ClipExplorer
-from vivit_lab.widgets.export import painter_of
+from vivit_lab.families import VivitForVideoClassification
+from vivit_lab.model import VivitConfig
+from vivit_lab.processing import VivitImageProcessor
+from vivit_lab.render import to_frames
+from vivit_lab.video import Clip
+from vivit_lab.widgets import ClipExplorer
+from vivit_lab.widgets.clip_explorer import painter_of
 
 PIXELS = """() => {
   const canvas = document.querySelector("canvas[role=application]");

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from vivit_lab.attribution.base import AttributionMap
+from vivit_lab.attribution import AttributionMap
 from vivit_lab.colormap import format_range
 from vivit_lab.grid import TokenGrid
-from vivit_lab.render.scale import heat_scale
-from vivit_lab.widgets.assets import script_of
+from vivit_lab.render.painter import heat_scale
+from vivit_lab.widgets.base import script_of
 
 GRID = TokenGrid(3, 4, 5, tubelet=(2, 8, 8))
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from vivit_lab.bulk.gallery import Card, Gallery, write_page
-from vivit_lab.video.encode import MovieWriter
+from vivit_lab.bulk.render import Card, Gallery, write_page
+from vivit_lab.video import MovieWriter
 
 
 @pytest.fixture

@@ -19,16 +19,16 @@ CUT_OFF = """() => [...document.querySelectorAll(".vl-workbench [role=tab]")]
   .map(([tab]) => tab.textContent)"""
 RESULTS = [
     "import vivit_lab as lab\n"
-    "from vivit_lab.heads.experiment import PruningExperiment\n"
-    "from vivit_lab.interventions.activation_patching import ActivationPatching\n"
+    "from vivit_lab.heads.pruning import PruningExperiment\n"
+    "from vivit_lab.interventions.patching import ActivationPatching\n"
     "from vivit_lab.interventions.corruptions import ReverseFrames\n"
     "model, processor = lab.load_pair('planted')\n"
-    "clip = processor.prepare(lab.planted_clip(lab.PlantedConfig(split='test'), 4).clip())\n"
-    "heat = lab.PatchingHeatmap(ActivationPatching()(model, clip, ReverseFrames()(clip)), model.config.grid)\nheat",
-    "data = lab.open_data('planted', model.config, processor, count=8)\n"
+    "clip = processor.prepare(lab.planted.planted_clip(lab.planted.PlantedConfig(split='test'), 4).clip())\n"
+    "heat = lab.widgets.PatchingHeatmap(ActivationPatching()(model, clip, ReverseFrames()(clip)), model.config.grid)\nheat",
+    "data = lab.evaluation.open_data('planted', model.config, processor, count=8)\n"
     "study = PruningExperiment(model, data, random=0, shares=(0.5,), timing_repeats=0)\n"
-    "view = lab.PruningCurvesView(study.run())\nview",
-    "table = lab.FaithfulnessTable(lab.stored_report())\ntable",
+    "view = lab.widgets.PruningCurvesView(study.run())\nview",
+    "table = lab.widgets.FaithfulnessTable(lab.evaluation.stored_report())\ntable",
 ]
 
 

@@ -8,16 +8,18 @@ import torch
 
 from vivit_lab.colormap import get_colormap
 from vivit_lab.evaluation import stored_report
-from vivit_lab.heads.experiment import PruningExperiment
-from vivit_lab.hooks.logit_lens import logit_lens
-from vivit_lab.interventions.effects import EffectTable
-from vivit_lab.widgets.compare_explorer import CompareExplorer
-from vivit_lab.widgets.faithfulness_table import FaithfulnessTable
-from vivit_lab.widgets.head_explorer import HeadExplorer
+from vivit_lab.heads import PruningExperiment
+from vivit_lab.interventions import EffectTable
+from vivit_lab.records import logit_lens
+from vivit_lab.widgets import (
+    CompareExplorer,
+    FaithfulnessTable,
+    HeadExplorer,
+    LogitLensStrip,
+    PatchingHeatmap,
+    PruningCurvesView,
+)
 from vivit_lab.widgets.load_panel import LoadPanel
-from vivit_lab.widgets.logit_lens_strip import LogitLensStrip
-from vivit_lab.widgets.patching_heatmap import PatchingHeatmap
-from vivit_lab.widgets.pruning_curves import PruningCurvesView
 
 
 def heads(model, clip):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from vivit_lab.bulk.results import BulkResults
+from vivit_lab.bulk import BulkResults
 
 
 def link_clips(folder: Path, movies: list[Path], count: int) -> Path:

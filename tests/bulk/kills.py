@@ -23,7 +23,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from tests.bulk.tiny_bulk import write_clips
-from vivit_lab.bulk.results import BulkResults
+from vivit_lab.bulk import BulkResults
 
 ROOT = Path(__file__).resolve().parents[2]
 

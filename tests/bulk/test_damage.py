@@ -15,12 +15,9 @@ import pytest
 
 from tests.bulk.faults import assert_equal, assert_whole, link_clips
 from tests.bulk.tiny_bulk import LOCAL, tiny_job, tiny_run
-from vivit_lab.bulk.engine import run_bulk
-from vivit_lab.bulk.export import export
-from vivit_lab.bulk.masks import MaskList
-from vivit_lab.bulk.results import BulkResults
+from vivit_lab.bulk import BulkResults, HeadSweepResults, MaskList, run_bulk, sweep_heads
+from vivit_lab.bulk.results import export
 from vivit_lab.bulk.store import Store
-from vivit_lab.bulk.sweep_results import HeadSweepResults, sweep_heads
 from vivit_lab.cli.app import main
 from vivit_lab.errors import ChangedVideoWarning, ConfigError, DamagedFileError, DamagedFileWarning, InputError
 

@@ -16,12 +16,11 @@ import psutil
 import pytest
 
 from tests.bulk.held_back import held_back, opening_below
-from vivit_lab.bulk.decode import DecodeSpec, decode_one, private_bytes, read_row
-from vivit_lab.bulk.pool import PoolDecoder
-from vivit_lab.bulk.rows import ClipRow, Decoded, Failure
+from vivit_lab.bulk.clips import ClipRow, Decoded, Failure
+from vivit_lab.bulk.decode import DecodeSpec, PoolDecoder, decode_one, private_bytes, read_row
 from vivit_lab.errors import InputError
-from vivit_lab.processing.processor import VivitImageProcessor
-from vivit_lab.video.read import read_clip
+from vivit_lab.processing import VivitImageProcessor
+from vivit_lab.video import read_clip
 
 PROCESSOR = VivitImageProcessor.trained_range(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32})
 
@@ -171,7 +170,7 @@ def test_wrong_numbers():
 
 
 UNGUARDED = """
-from vivit_lab.bulk.pool import PoolDecoder
+from vivit_lab.bulk.decode import PoolDecoder
 from vivit_lab.errors import BackendError
 from tests.bulk.test_decode import spec, row
 try:
@@ -194,7 +193,7 @@ def test_a_script_without_a_guard_is_told_so(tmp_path):
 FOREVER = """
 import sys, time
 from tests.bulk.test_decode import spec, row
-from vivit_lab.bulk.pool import PoolDecoder
+from vivit_lab.bulk.decode import PoolDecoder
 if __name__ == "__main__":
     decoder = PoolDecoder(spec(), workers=2)
     list(decoder([row(sys.argv[1])]))

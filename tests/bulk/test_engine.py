@@ -11,21 +11,17 @@ import torch
 from tests.bulk.faults import assert_equal
 from tests.bulk.tiny_bulk import LOCAL, tiny_job, tiny_run
 from tests.model.tiny import TINY
-from vivit_lab.attribution.chefer import CheferRelevance
-from vivit_lab.attribution.rollout import AttentionRollout
-from vivit_lab.bulk import stages
-from vivit_lab.bulk.engine import make_executor, run_bulk, shard_range
-from vivit_lab.bulk.job import BulkJob
-from vivit_lab.bulk.local import LocalExecutor
-from vivit_lab.bulk.masks import MaskList
-from vivit_lab.bulk.status import _rate
-from vivit_lab.bulk.sweep_results import sweep_heads
+from vivit_lab.attribution import AttentionRollout, CheferRelevance
+from vivit_lab.bulk import BulkJob, LocalExecutor, MaskList, run_bulk, sweep_heads
+from vivit_lab.bulk import job as stages
+from vivit_lab.bulk.engine import make_executor, shard_range
+from vivit_lab.bulk.run import _rate
 from vivit_lab.errors import ConfigError, InputError
 from vivit_lab.explain import load_pair
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.model.config import VivitConfig
-from vivit_lab.model.variants import VARIANTS
-from vivit_lab.video.read import read_clip, read_frames
+from vivit_lab.families import VivitForVideoClassification
+from vivit_lab.model import VivitConfig
+from vivit_lab.model.config import VARIANTS
+from vivit_lab.video import read_clip, read_frames
 
 
 def test_every_clip_has_one_row_and_bad_files_say_why(finished):

@@ -16,9 +16,7 @@ from tests.bulk.held_back import held_back
 from tests.bulk.kills import killed_once
 from tests.bulk.test_decode import readers_ended
 from tests.bulk.tiny_bulk import LOCAL, tiny_job, tiny_run
-from vivit_lab.bulk.engine import run_bulk
-from vivit_lab.bulk.local import LocalExecutor
-from vivit_lab.bulk.results import BulkResults
+from vivit_lab.bulk import BulkResults, LocalExecutor, run_bulk
 from vivit_lab.errors import StorageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,8 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 RUN = """
 import sys
 from tests.bulk.tiny_bulk import tiny_job
-from vivit_lab.bulk.engine import run_bulk
-from vivit_lab.bulk.local import LocalExecutor
+from vivit_lab.bulk import run_bulk
+from vivit_lab.bulk import LocalExecutor
 
 if __name__ == "__main__":
     checkpoint, videos, out = sys.argv[1:]

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vivit_lab.attribution.occlusion import Occlusion
+from vivit_lab.attribution import AttentionRollout, Occlusion
 from vivit_lab.attribution.registry import METHODS
-from vivit_lab.attribution.rollout import AttentionRollout
-from vivit_lab.bulk.job import BulkJob, fingerprint_of
+from vivit_lab.bulk import BulkJob
+from vivit_lab.bulk.job import fingerprint_of
 from vivit_lab.errors import ConfigError, InputError
 
 

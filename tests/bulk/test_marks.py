@@ -2,7 +2,7 @@
 
 import pytest
 
-from vivit_lab.bulk.marks import has_changed, mark_video
+from vivit_lab.bulk.clips import has_changed, mark_video
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a:b.mp4", "a::b.mp4", "memory:c.mp4"])

@@ -25,12 +25,10 @@ from tests.bulk.faults import assert_equal, assert_two_failed, assert_whole, enl
 from tests.bulk.held_back import held_back
 from tests.bulk.test_decode import readers_ended
 from tests.bulk.tiny_bulk import LOCAL, tiny_job, tiny_run
-from vivit_lab.bulk.engine import make_executor, run_bulk
-from vivit_lab.bulk.masks import MaskList
+from vivit_lab.bulk import BulkResults, MaskList, run_bulk, sweep_heads
+from vivit_lab.bulk.clips import ClipRow
+from vivit_lab.bulk.engine import make_executor
 from vivit_lab.bulk.ray import ClusterPlan, RayExecutor, plan_cluster
-from vivit_lab.bulk.results import BulkResults
-from vivit_lab.bulk.rows import ClipRow
-from vivit_lab.bulk.sweep_results import sweep_heads
 from vivit_lab.cli.app import main
 from vivit_lab.errors import BackendError, InputError, MissingExtraError, StorageError
 
@@ -181,7 +179,7 @@ class RayDouble:
     """Stands for a cluster: each ``ray.get`` raises or returns the next of a list, and tasks are counted."""
 
     def __init__(self, monkeypatch, answers):
-        from vivit_lab.bulk import ray_work
+        from vivit_lab.bulk import ray_cluster as ray_work
 
         self.answers, self.sent = iter(answers), 0
         monkeypatch.setattr(ray_work.ray, "get", self.get)
@@ -255,7 +253,7 @@ def test_a_node_that_starts_no_process_is_nobodys_try(monkeypatch):
 
 def test_a_task_tells_where_it_is_and_that_no_process_starts_there(monkeypatch):
     pytest.importorskip("ray")
-    from vivit_lab.bulk import ray_work
+    from vivit_lab.bulk import ray_cluster as ray_work
 
     def refused(*_, **__):
         raise BackendError("the processes that decode do not start")
@@ -463,7 +461,7 @@ def test_a_run_without_progress_is_given_up(cluster, checkpoint, movies, tmp_pat
 def test_nodes_are_known_to_be_there_or_not(cluster):
     import ray
 
-    from vivit_lab.bulk.ray_work import is_alive
+    from vivit_lab.bulk.ray_cluster import is_alive
 
     lost = cluster.nodes[-1].node_id
     assert is_alive(lost)

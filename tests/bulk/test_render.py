@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tests.bulk.tiny_bulk import tiny_run
-from vivit_lab.bulk.gallery import Card, Gallery, write_page
-from vivit_lab.bulk.render import render_clips
+from vivit_lab.bulk import render_clips
+from vivit_lab.bulk.render import Card, Gallery, write_page
 from vivit_lab.errors import InputError
-from vivit_lab.video.info import probe
+from vivit_lab.video import probe
 
 
 def content(page):

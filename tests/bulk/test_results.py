@@ -11,12 +11,12 @@ import torch
 import zarr
 
 from tests.bulk.tiny_bulk import tiny_run
-from vivit_lab.bulk.export import FORMATS, export
-from vivit_lab.bulk.results import BulkResults
+from vivit_lab.bulk import BulkResults
+from vivit_lab.bulk.results import FORMATS, export
 from vivit_lab.errors import ConfigError, InputError
 from vivit_lab.explain import load_pair
-from vivit_lab.render.movie import render_movie
-from vivit_lab.widgets.clip_explorer import ClipExplorer
+from vivit_lab.render import render_movie
+from vivit_lab.widgets import ClipExplorer
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from tests.bulk.tiny_bulk import tiny_job
-from vivit_lab.bulk.rows import ClipRow, Decoded, Failure
-from vivit_lab.bulk.shard import is_out_of_memory, run_shard
-from vivit_lab.bulk.stages import ClipStage
+from vivit_lab.bulk.clips import ClipRow, Decoded, Failure
+from vivit_lab.bulk.job import ClipStage, is_out_of_memory, run_shard
 from vivit_lab.errors import BackendError, OutOfMemoryBudgetError
 from vivit_lab.explain import load_pair
 

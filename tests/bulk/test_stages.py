@@ -6,10 +6,10 @@ import torch
 
 from tests.model.naive_variants import VARIANTS
 from tests.model.tiny import TINY
-from vivit_lab.bulk.stages import head_columns
-from vivit_lab.hooks.recorder import record_attention
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.model.config import VivitConfig
+from vivit_lab.bulk.job import head_columns
+from vivit_lab.families import VivitForVideoClassification
+from vivit_lab.model import VivitConfig
+from vivit_lab.records import record_attention
 
 CASES = [{"variant": variant} for variant in VARIANTS] + [{"classifier": "gap"}]
 

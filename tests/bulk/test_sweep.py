@@ -8,12 +8,11 @@ import pytest
 import torch
 
 from tests.bulk.tiny_bulk import LOCAL, tiny_run
-from vivit_lab.bulk.masks import MaskList
+from vivit_lab.bulk import HeadSweepResults, MaskList, sweep_heads
 from vivit_lab.bulk.sweep import SweepStage
-from vivit_lab.bulk.sweep_results import HeadSweepResults, sweep_heads
 from vivit_lab.errors import ConfigError, InputError
 from vivit_lab.explain import load_pair
-from vivit_lab.heads.mask import HeadMask
+from vivit_lab.heads import HeadMask
 
 
 @pytest.fixture(scope="module")

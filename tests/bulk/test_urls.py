@@ -19,10 +19,9 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from tests.bulk.tiny_bulk import tiny_run
+from vivit_lab.bulk import BulkResults, render_clips
+from vivit_lab.bulk.clips import ClipRow
 from vivit_lab.bulk.decode import decode_one
-from vivit_lab.bulk.render import render_clips
-from vivit_lab.bulk.results import BulkResults
-from vivit_lab.bulk.rows import ClipRow
 from vivit_lab.bulk.store import Store
 from vivit_lab.errors import StorageError
 

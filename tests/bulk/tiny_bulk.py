@@ -5,11 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vivit_lab.bulk.engine import run_bulk
-from vivit_lab.bulk.job import BulkJob
-from vivit_lab.bulk.local import LocalExecutor
-from vivit_lab.bulk.results import BulkResults
-from vivit_lab.video.encode import MovieWriter
+from vivit_lab.bulk import BulkJob, BulkResults, LocalExecutor, run_bulk
+from vivit_lab.video import MovieWriter
 
 LOCAL = LocalExecutor(workers=2)
 

@@ -17,19 +17,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from tests.peers import TRANSFORMERS, in_memory
-from vivit_lab.checkpoints import bundled
-from vivit_lab.checkpoints.bundled import (
-    bundled_clip_path,
-    bundled_manifest,
-    bundled_model_path,
-    data_directory,
-    verify_bundled,
-)
-from vivit_lab.checkpoints.hub import resolve_file
+from vivit_lab.checkpoints import bundled_clip_path, bundled_model_path
+from vivit_lab.checkpoints import hub as bundled
+from vivit_lab.checkpoints.hub import bundled_manifest, data_directory, resolve_file, verify_bundled
 from vivit_lab.errors import BundledDataError, CheckpointWarning
-from vivit_lab.model.classifier import VivitModel
-from vivit_lab.processing.processor import VivitImageProcessor
-from vivit_lab.video.read import read_clip
+from vivit_lab.families import VivitModel
+from vivit_lab.processing import VivitImageProcessor
+from vivit_lab.video import read_clip
 
 pytestmark = pytest.mark.peer
 

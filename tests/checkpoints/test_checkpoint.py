@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from tests.model.tiny import TINY
-from vivit_lab.checkpoints.checkpoint import SAMPLING_KEY, Checkpoint, weights_digest
+from vivit_lab.checkpoints import Checkpoint
+from vivit_lab.checkpoints.checkpoint import SAMPLING_KEY, weights_digest
 from vivit_lab.errors import CheckpointError, CheckpointNotFoundError, ConfigError, InputError
 from vivit_lab.explain import load_pair
-from vivit_lab.model.auto import load_model
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
-from vivit_lab.model.config import VivitConfig
-from vivit_lab.processing.processor import VivitImageProcessor
+from vivit_lab.families import VivitForVideoClassification, VivitModel, load_model
+from vivit_lab.model import VivitConfig
+from vivit_lab.processing import VivitImageProcessor
 
 
 def test_a_directory_is_itself(checkpoint):

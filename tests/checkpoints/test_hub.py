@@ -14,15 +14,14 @@ from huggingface_hub.utils import _http, disable_progress_bars
 
 from tests.checkpoints.hub_server import COMMITS, LARGE, TOKEN, serve
 from tests.model.tiny import TINY, clips
-from vivit_lab.checkpoints.bundled import bundled_model_path
-from vivit_lab.checkpoints.checkpoint import Checkpoint, weights_digest
+from vivit_lab.checkpoints import Checkpoint, bundled_model_path
+from vivit_lab.checkpoints.checkpoint import weights_digest
 from vivit_lab.checkpoints.hub import is_local, pin_revision, resolve_file, resolve_first
 from vivit_lab.errors import CheckpointNotFoundError, InputError
 from vivit_lab.explain import load_pair
-from vivit_lab.model.auto import load_model
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.model.config import VivitConfig
-from vivit_lab.processing.processor import VivitImageProcessor
+from vivit_lab.families import VivitForVideoClassification, load_model
+from vivit_lab.model import VivitConfig
+from vivit_lab.processing import VivitImageProcessor
 
 pytestmark = pytest.mark.peer
 

@@ -8,8 +8,8 @@ from tests.checkpoints.version_5 import version_5
 from tests.model.tiny import TINY, file_name
 from vivit_lab.checkpoints.huggingface import both_names, foreign_name, match_tensors, own_name
 from vivit_lab.errors import KeyMismatchError
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
-from vivit_lab.model.config import VivitConfig
+from vivit_lab.families import VivitForVideoClassification, VivitModel
+from vivit_lab.model import VivitConfig
 
 
 def shapes(classifier=True, **fields):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from vivit_lab.checkpoints.labels import are_placeholders, kinetics400_labels, with_kinetics_labels
+from vivit_lab.checkpoints import kinetics400_labels
+from vivit_lab.checkpoints.checkpoint import are_placeholders, with_kinetics_labels
 
 # spread over the whole list: an error in one name or place moves those behind it
 PLACES = {

@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from vivit_lab.checkpoints import save
-from vivit_lab.checkpoints.files import open_checkpoint
-from vivit_lab.checkpoints.save import parse_size, write_checkpoint
+from vivit_lab.checkpoints import files as save
+from vivit_lab.checkpoints.files import open_checkpoint, parse_size, write_checkpoint
 from vivit_lab.errors import CheckpointError, InputError
 
 

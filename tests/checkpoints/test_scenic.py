@@ -14,8 +14,8 @@ from tests.conftest import ROOT
 from tests.model.naive_variants import VARIANTS, naive_logits, random_tree
 from tests.model.tiny import pair
 from tests.model.variants import asked_fields, channels_last, random_clips
-from vivit_lab.checkpoints.labels import kinetics400_labels
-from vivit_lab.checkpoints.scenic_files import flatten_tree, read_msgpack, read_parameters
+from vivit_lab.checkpoints import kinetics400_labels
+from vivit_lab.checkpoints.scenic import flatten_tree, read_msgpack, read_parameters
 from vivit_lab.cli import main
 from vivit_lab.errors import (
     CheckpointError,
@@ -26,7 +26,7 @@ from vivit_lab.errors import (
     MissingExtraError,
 )
 from vivit_lab.explain import load_pair
-from vivit_lab.model.from_scenic import from_scenic
+from vivit_lab.families import from_scenic
 
 
 def tree_of(variant, **sizes):

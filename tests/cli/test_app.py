@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 import vivit_lab
-from vivit_lab.attribution.base import AttributionMap
+from vivit_lab.attribution import AttributionMap
 from vivit_lab.cli import main
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.processing.processor import VivitImageProcessor
-from vivit_lab.video.read import read_clip
+from vivit_lab.families import VivitForVideoClassification
+from vivit_lab.processing import VivitImageProcessor
+from vivit_lab.video import read_clip
 
 
 @pytest.fixture(autouse=True)

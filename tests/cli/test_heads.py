@@ -5,11 +5,8 @@ import pytest
 import torch
 
 from vivit_lab.cli import main
-from vivit_lab.heads.curves import PruningCurves
-from vivit_lab.heads.importance import HeadImportance
-from vivit_lab.heads.mask import HeadMask
-from vivit_lab.heads.statistics_result import HeadStatistics
-from vivit_lab.model.classifier import VivitForVideoClassification
+from vivit_lab.families import VivitForVideoClassification
+from vivit_lab.heads import HeadImportance, HeadMask, HeadStatistics, PruningCurves
 
 
 def run(*arguments):

@@ -14,8 +14,8 @@ import torch
 from tests.training.videos import save_tiny, write_broken, write_folders
 from vivit_lab.bench.measure import one_thread
 from vivit_lab.cli import main
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.training.files import read_log
+from vivit_lab.families import VivitForVideoClassification
+from vivit_lab.training.loop import read_log
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,8 @@ import pytest
 
 import vivit_lab as lab
 from tests.bulk.tiny_bulk import LOCAL, tiny_job, write_clips
-from vivit_lab.bulk.engine import run_bulk
-from vivit_lab.bulk.manifest import MANIFEST_SCHEMA, manifest_of
-from vivit_lab.bulk.rows import clip_id
+from vivit_lab.bulk import run_bulk
+from vivit_lab.bulk.clips import MANIFEST_SCHEMA, clip_id, manifest_of
 from vivit_lab.bulk.store import pq
 from vivit_lab.cli import main
 from vivit_lab.clips.listing import CLIP_SCHEMA
@@ -151,17 +150,17 @@ def touch(folder, *names):
 
 def test_folders_are_classes_and_what_was_found_is_said(tmp_path):
     touch(tmp_path, "up/1.mp4", "up/2.mp4", "down/deep/3.mp4", ".cache/x/4.mp4", "up/notes.txt")
-    found = lab.list_clips(tmp_path)
+    found = lab.clips.list_clips(tmp_path)
     assert found.table.schema == CLIP_SCHEMA
     assert found.table["label"].to_pylist() == ["down", "up", "up"]
     assert str(found) == "3 clips, 2 classes from folders"
     touch(tmp_path, "5.mp4")  # a video beside the folders: they are no classes then
-    assert str(lab.list_clips(tmp_path)) == "4 clips, no labels"
+    assert str(lab.clips.list_clips(tmp_path)) == "4 clips, no labels"
 
 
 def test_folders_of_splits(tmp_path):
     touch(tmp_path, "train/a/1.mp4", "train/b/2.mp4", "val/a/3.mp4")
-    found = lab.list_clips(tmp_path)
+    found = lab.clips.list_clips(tmp_path)
     assert found.table["split"].to_pylist() == ["train", "train", "validation"]
     assert found.table["label"].to_pylist() == ["a", "b", "a"]
     assert str(found) == "3 clips, 2 classes from folders, 2 train and 1 validation"
@@ -169,11 +168,11 @@ def test_folders_of_splits(tmp_path):
 
 def test_folders_of_splits_are_never_classes(tmp_path):
     touch(tmp_path, "train/1.mp4", "test/2.mp4")  # no classes known
-    found = lab.list_clips(tmp_path)
+    found = lab.clips.list_clips(tmp_path)
     assert found.table["split"].to_pylist() == ["test", "train"]
     assert str(found) == "2 clips, no labels, 1 test and 1 train"
     touch(tmp_path, "train/up/3.mp4", "extra/4.mp4")
-    found = lab.list_clips(tmp_path)
+    found = lab.clips.list_clips(tmp_path)
     assert found.table["split"].to_pylist() == [None, "test", "train", "train"]
     why = "lies in no folder of a split, as others do, so names of folders are taken for no labels"
     assert str(found) == f"4 clips, no labels, 1 test and 2 train; {tmp_path / 'extra/4.mp4'} {why}"
@@ -181,49 +180,51 @@ def test_folders_of_splits_are_never_classes(tmp_path):
 
 def test_a_class_may_be_called_as_a_split(tmp_path):
     touch(tmp_path, "train/1.mp4", "car/2.mp4")
-    assert str(lab.list_clips(tmp_path)) == "2 clips, 2 classes from folders"
+    assert str(lab.clips.list_clips(tmp_path)) == "2 clips, 2 classes from folders"
 
 
 def test_other_endings_and_hidden_files(tmp_path):
     touch(tmp_path, "up/1.flv", "up/2.WMV", "up/._2.mp4", "down/3.ogv")
-    assert str(lab.list_clips(tmp_path)) == "3 clips, 2 classes from folders"
+    assert str(lab.clips.list_clips(tmp_path)) == "3 clips, 2 classes from folders"
 
 
 def test_names_of_folders_are_labels_where_they_are_classes(tmp_path):
     touch(tmp_path, "2020/1.mp4", "2021/2.mp4")
     classes = {0: "up", 1: "down"}
-    none = lab.list_clips(tmp_path).for_classes(classes)
+    none = lab.clips.list_clips(tmp_path).for_classes(classes)
     assert none.table["label"].null_count == 2
     why = "the folders (2020, 2021) are no classes of the model, so their names are taken for no labels"
     assert str(none) == f"2 clips, no labels; {why}"
     touch(tmp_path, "Up/3.mp4")
-    with pytest.raises(lab.InputError, match="labels 2020, 2021 are no classes of the model, which has up, down"):
-        lab.list_clips(tmp_path).for_classes(classes)
+    with pytest.raises(
+        lab.errors.InputError, match="labels 2020, 2021 are no classes of the model, which has up, down"
+    ):
+        lab.clips.list_clips(tmp_path).for_classes(classes)
     (tmp_path / "t.csv").write_text("path,label\n2020/1.mp4,left\n")
-    with pytest.raises(lab.InputError, match="labels left are no classes of the model"):
-        lab.list_clips(tmp_path / "t.csv").for_classes(classes)
+    with pytest.raises(lab.errors.InputError, match="labels left are no classes of the model"):
+        lab.clips.list_clips(tmp_path / "t.csv").for_classes(classes)
 
 
 def test_a_list_of_lines_and_tabs(tmp_path):
     touch(tmp_path, "a b.mp4", "c.mp4")
     (tmp_path / "train.txt").write_text("a b.mp4 3\n\nc.mp4 4\n")
-    assert lab.list_clips(tmp_path / "train.txt").table.to_pylist() == [
+    assert lab.clips.list_clips(tmp_path / "train.txt").table.to_pylist() == [
         {"path": str(tmp_path / name), "start": None, "end": None, "label": label, "split": None, "mask": None}
         for name, label in (("a b.mp4", "3"), ("c.mp4", "4"))
     ]
     (tmp_path / "t.tsv").write_text("path\tlabel\tmask\nc.mp4\tx, y\tm/c.png\n")
-    (row,) = lab.list_clips(tmp_path / "t.tsv").table.to_pylist()
+    (row,) = lab.clips.list_clips(tmp_path / "t.tsv").table.to_pylist()
     assert (row["label"], row["mask"]) == ("x, y", str(tmp_path / "m" / "c.png"))
     (tmp_path / "bad.list").write_text("lonely.mp4\n")
-    with pytest.raises(lab.InputError, match="line 1 wants a path and a label"):
-        lab.list_clips(tmp_path / "bad.list")
+    with pytest.raises(lab.errors.InputError, match="line 1 wants a path and a label"):
+        lab.clips.list_clips(tmp_path / "bad.list")
 
 
 def test_kinetics_own_table(tmp_path):
     touch(tmp_path, "train/air drumming/abc_000010_000020.mp4")
     rows = "air drumming,abc,10,20,train\nabseiling,007,3,13,val\n"
     (tmp_path / "k.csv").write_text(f"label,youtube_id,time_start,time_end,split\n{rows}")
-    found = lab.list_clips(tmp_path / "k.csv")
+    found = lab.clips.list_clips(tmp_path / "k.csv")
     first, second = found.table.to_pylist()
     assert first["path"] == str(tmp_path / "train/air drumming/abc_000010_000020.mp4")
     assert (first["label"], first["split"], first["start"]) == ("air drumming", "train", None)
@@ -231,17 +232,17 @@ def test_kinetics_own_table(tmp_path):
     assert "1 file is missing, such as" in str(found)
     (tmp_path / "k.csv").write_text("label,youtube_id,time_start,time_end\nair drumming,abc,,20\n")
     with pytest.raises(InputError, match="the columns time_start and time_end want whole seconds"):
-        lab.list_clips(tmp_path / "k.csv")
+        lab.clips.list_clips(tmp_path / "k.csv")
 
 
 def test_missing_and_repeated_files_are_named(tmp_path):
     touch(tmp_path, "a.mp4")
     (tmp_path / "t.csv").write_text("path,label\na.mp4,x\na.mp4,x\nb.mp4,y\nc.mp4,\n")
-    told = str(lab.list_clips(tmp_path / "t.csv"))
+    told = str(lab.clips.list_clips(tmp_path / "t.csv"))
     assert told.startswith("4 clips, 2 classes from table, 1 without a label, 2 files are missing, such as ")
     assert told.endswith(f"1 clip is there more than once, such as {tmp_path / 'a.mp4'}")
     (tmp_path / "t.csv").write_text("path,label\na.mp4,x\na.mp4,y\n")
-    told = str(lab.list_clips(tmp_path / "t.csv"))
+    told = str(lab.clips.list_clips(tmp_path / "t.csv"))
     assert told.endswith(f"1 clip is there with different labels, such as {tmp_path / 'a.mp4'} (x, y)")
 
 
@@ -263,12 +264,12 @@ def test_damaged_tables_are_told(name, content, message, tmp_path):
     else:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message):
-        lab.list_clips(tmp_path / name)
+        lab.clips.list_clips(tmp_path / name)
 
 
 def test_a_place_that_cannot_be_reached_is_told():
-    with pytest.raises(lab.StorageError, match=r"http://127\.0\.0\.1:1/x\.csv cannot be read"):
-        lab.list_clips("http://127.0.0.1:1/x.csv")
+    with pytest.raises(lab.errors.StorageError, match=r"http://127\.0\.0\.1:1/x\.csv cannot be read"):
+        lab.clips.list_clips("http://127.0.0.1:1/x.csv")
 
 
 @pytest.fixture
@@ -285,7 +286,7 @@ def labelled(tmp_path, checkpoint):
 
 def test_every_command_reads_the_same_labels(labelled, checkpoint, tmp_path, monkeypatch):
     folder, model, processor = labelled
-    truth = [clip.label for clip in lab.find_clips(folder)]
+    truth = [clip.label for clip in lab.training.find_clips(folder)]
     data = open_data(folder, model.config, processor)
     assert [model.config.id2label[label] for label in data.classes] == truth
     assert data.found == "6 clips, 2 classes from folders"
@@ -295,11 +296,11 @@ def test_every_command_reads_the_same_labels(labelled, checkpoint, tmp_path, mon
     assert [row["correct"] for row in rows] == [row["topk_label"][0] == row["label"] for row in rows]
     # a table that training writes is read by all, from wherever it is called
     monkeypatch.chdir(tmp_path)
-    report = lab.classify_clips(model, processor, lab.find_clips("videos"), progress=False)
+    report = lab.training.classify_clips(model, processor, lab.training.find_clips("videos"), progress=False)
     (tmp_path / "sub").mkdir()
     for place in ("elsewhere.csv", "sub/validation.csv"):
         written = report.to_csv(tmp_path / place)
-        again = lab.list_clips(written)
+        again = lab.clips.list_clips(written)
         assert again.missing() == []
         assert again.table["label"].to_pylist() == truth
         assert open_data(written, model.config, processor).classes == data.classes
@@ -332,15 +333,15 @@ def test_every_command_says_once_what_it_found(labelled, checkpoint, tmp_path, c
 
 def test_segments_are_honoured_by_evaluation_as_by_training(labelled, tmp_path):
     folder, model, processor = labelled
-    path = lab.find_clips(folder)[0].path
+    path = lab.training.find_clips(folder)[0].path
     (tmp_path / "t.csv").write_text(f"path,label,start,end\n{path},LABEL_0,0.3,0.8\n{path},LABEL_0,1.0,\n")
     data = open_data(tmp_path / "t.csv", model.config, processor, stride=2)
-    first = lab.read_frames(path, [3, 5, 7, 7])  # 0.8 s is frame 8, which the segment does not hold
-    with pytest.warns(lab.ShortClipWarning, match=r"the segment of .* ends 1 frames before the window does"):
+    first = lab.video.read_frames(path, [3, 5, 7, 7])  # 0.8 s is frame 8, which the segment does not hold
+    with pytest.warns(lab.errors.ShortClipWarning, match=r"the segment of .* ends 1 frames before the window does"):
         batch = data.batch([0])
     assert batch.pixel_values.equal(processor.prepare(first).pixel_values)
-    second = lab.read_frames(path, [10, 11, 11, 11])
-    with pytest.warns(lab.ShortClipWarning, match="its last frame repeats"):
+    second = lab.video.read_frames(path, [10, 11, 11, 11])
+    with pytest.warns(lab.errors.ShortClipWarning, match="its last frame repeats"):
         later = data.batch([1])
     assert later.pixel_values.equal(processor.prepare(second).pixel_values)
     # a report tells clips apart by their names
@@ -350,7 +351,7 @@ def test_segments_are_honoured_by_evaluation_as_by_training(labelled, tmp_path):
 
 def test_a_segment_outside_its_video_is_refused_by_evaluation_as_by_bulk_runs(labelled, tmp_path):
     folder, model, processor = labelled
-    path = lab.find_clips(folder)[0].path
+    path = lab.training.find_clips(folder)[0].path
     (tmp_path / "t.csv").write_text(f"path,label,start,end\n{path},LABEL_0,9,10\n")
     with pytest.raises(InputError, match=r"the segment begins at 9\.0 s, outside .*, which lasts 1\.200 s"):
         open_data(tmp_path / "t.csv", model.config, processor).batch([0])
@@ -358,7 +359,7 @@ def test_a_segment_outside_its_video_is_refused_by_evaluation_as_by_bulk_runs(la
 
 def test_a_clip_that_is_listed_twice_has_two_names(labelled, tmp_path):
     folder, model, processor = labelled
-    path = lab.find_clips(folder)[0].path
+    path = lab.training.find_clips(folder)[0].path
     (tmp_path / "t.csv").write_text(f"path,label\n{path},LABEL_0\n{path},LABEL_0\n")
     data = open_data(tmp_path / "t.csv", model.config, processor)
     assert data.batch([0, 1]).names == [f"{path} [0 s, end]", f"{path} [0 s, end] (2)"]

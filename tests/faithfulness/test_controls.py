@@ -9,10 +9,11 @@ import torch
 
 from tests.model.tiny import TINY, clips
 from vivit_lab.errors import GridError, InputError
-from vivit_lab.faithfulness.controls import CONTROLS, CentreGaussian, FrameDifference, RandomMap
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.model.config import VivitConfig
-from vivit_lab.video.clip import Clip
+from vivit_lab.faithfulness import CentreGaussian, FrameDifference, RandomMap
+from vivit_lab.faithfulness.controls import CONTROLS
+from vivit_lab.families import VivitForVideoClassification
+from vivit_lab.model import VivitConfig
+from vivit_lab.video import Clip
 
 
 @pytest.fixture

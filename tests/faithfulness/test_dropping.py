@@ -9,8 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.attribution.naive import random_model
 from tests.faithfulness.laws_perturb import GRID, UNITS, attention_without, wide_clips, wide_model
 from vivit_lab.errors import GridError, InputError
-from vivit_lab.faithfulness.dropping import embed_clips, forward_kept_tokens, forward_tokens, take_tokens
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.faithfulness import forward_kept_tokens
+from vivit_lab.faithfulness.masking import embed_clips, forward_tokens, take_tokens
+from vivit_lab.families import VivitForVideoClassification, VivitModel
 
 IMPLEMENTATIONS = ("eager", "sdpa", "flash_attention_2")
 

@@ -11,19 +11,21 @@ import psutil
 import pytest
 import torch
 
-from vivit_lab.attribution.chefer import CheferRelevance
-from vivit_lab.attribution.raw import RawAttention
+from vivit_lab.attribution import CheferRelevance, RawAttention
 from vivit_lab.errors import ConfigError, DamagedFileError, DamagedFileWarning, InputError, NotAVideoError
-from vivit_lab.faithfulness.data import EvaluationBatch
-from vivit_lab.faithfulness.evaluate import EvaluationPlan, evaluate, label_of
-from vivit_lab.faithfulness.infidelity import Infidelity
-from vivit_lab.faithfulness.localisation import localise
-from vivit_lab.faithfulness.perturbation import Perturbation
-from vivit_lab.faithfulness.saco import SaCo
-from vivit_lab.faithfulness.sanity import check_sanity
-from vivit_lab.faithfulness.sensitivity import SensitivityN
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
-from vivit_lab.model.config import VivitConfig
+from vivit_lab.faithfulness import (
+    EvaluationPlan,
+    Infidelity,
+    Perturbation,
+    SaCo,
+    SensitivityN,
+    check_sanity,
+    evaluate,
+    localise,
+)
+from vivit_lab.faithfulness.evaluation import EvaluationBatch, label_of
+from vivit_lab.families import VivitForVideoClassification, VivitModel
+from vivit_lab.model import VivitConfig
 
 CONFIG = VivitConfig(
     image_size=16, num_frames=4, tubelet_size=(2, 8, 8), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
@@ -198,8 +200,8 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path):
     script.write_text(
         "import sys, torch\n"
         "from tests.faithfulness.test_evaluate import CONFIG, METHODS, PLAN, Slow\n"
-        "from vivit_lab.faithfulness.evaluate import evaluate\n"
-        "from vivit_lab.model.classifier import VivitForVideoClassification\n"
+        "from vivit_lab.faithfulness.evaluation import evaluate\n"
+        "from vivit_lab.families.vivit import VivitForVideoClassification\n"
         "if __name__ == '__main__':\n"
         "    model = VivitForVideoClassification(CONFIG).eval()\n"
         "    evaluate(model, Slow(), METHODS, plan=PLAN, out=sys.argv[1], workers=2, progress=False)\n"

@@ -10,8 +10,9 @@ from jaxtyping import jaxtyped
 
 from tests.faithfulness.laws_perturb import GRID, UNITS, mean_clip, painted, wide_clips, wide_model
 from vivit_lab.errors import InputError
-from vivit_lab.faithfulness.infidelity import Infidelity, unexplained_share
+from vivit_lab.faithfulness import Infidelity
 from vivit_lab.faithfulness.masking import CleanClips
+from vivit_lab.faithfulness.measures import unexplained_share
 
 
 @pytest.fixture

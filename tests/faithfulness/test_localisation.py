@@ -8,9 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vivit_lab.attribution.base import AttributionMap
+from vivit_lab.attribution import AttributionMap
 from vivit_lab.errors import InputError
-from vivit_lab.faithfulness.localisation import MEASURES, Localisation, localise
+from vivit_lab.faithfulness import localise
+from vivit_lab.faithfulness.localisation import MEASURES, Localisation
 from vivit_lab.grid import TokenGrid
 
 

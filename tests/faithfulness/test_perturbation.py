@@ -8,17 +8,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.faithfulness.laws_perturb import GRID, UNITS, logits_without, mean_clip, painted, wide_clips, wide_model
-from vivit_lab.attribution.base import AttributionMap
+from vivit_lab.attribution import AttributionMap
 from vivit_lab.errors import GridError, InputError
-from vivit_lab.faithfulness.baselines import baseline_clips, blurred_still
-from vivit_lab.faithfulness.curves import OrderCurves, PerturbationCurves
-from vivit_lab.faithfulness.masking import CleanClips, Readings
-from vivit_lab.faithfulness.perturbation import Perturbation
-from vivit_lab.faithfulness.ranking import rank_units, tubelet_relevance
-from vivit_lab.hooks.targets import ClassLogit, CosineSimilarity, LogitDifference, Probability, bind_target
-from vivit_lab.model.classifier import VivitModel
-from vivit_lab.model.config import VivitConfig
-from vivit_lab.model.variants import VARIANTS
+from vivit_lab.faithfulness import Perturbation
+from vivit_lab.faithfulness.masking import (
+    CleanClips,
+    Readings,
+    baseline_clips,
+    blurred_still,
+    rank_units,
+    tubelet_relevance,
+)
+from vivit_lab.faithfulness.measures import OrderCurves, PerturbationCurves
+from vivit_lab.families import VivitModel
+from vivit_lab.model import VivitConfig
+from vivit_lab.model.config import VARIANTS
+from vivit_lab.records import ClassLogit, CosineSimilarity, LogitDifference, Probability
+from vivit_lab.records.targets import bind_target
 
 
 @pytest.fixture

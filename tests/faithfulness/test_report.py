@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from vivit_lab.errors import InputError, MissingExtraError
-from vivit_lab.faithfulness.curves import OrderCurves
-from vivit_lab.faithfulness.report import Curve, FaithfulnessReport
+from vivit_lab.faithfulness import FaithfulnessReport
+from vivit_lab.faithfulness.measures import OrderCurves
+from vivit_lab.faithfulness.report import Curve
 from vivit_lab.faithfulness.sanity import SanityResult
-from vivit_lab.statistics.bootstrap import bootstrap_interval, paired_difference
+from vivit_lab.statistics.intervals import bootstrap_interval, paired_difference
 
 CLIPS = 20
 FRACTIONS = (0.0, 0.5, 1.0)

@@ -9,10 +9,11 @@ from jaxtyping import jaxtyped
 
 from tests.faithfulness.laws_perturb import GRID, UNITS, logits_without, wide_clips, wide_model
 from vivit_lab.errors import InputError
+from vivit_lab.faithfulness import SaCo
 from vivit_lab.faithfulness.masking import CleanClips
-from vivit_lab.faithfulness.saco import SaCo, salience_coefficient
-from vivit_lab.hooks.targets import CosineSimilarity
-from vivit_lab.model.classifier import VivitModel
+from vivit_lab.faithfulness.measures import salience_coefficient
+from vivit_lab.families import VivitModel
+from vivit_lab.records import CosineSimilarity
 
 
 def naive_coefficient(relevance, falls):

@@ -8,17 +8,13 @@ import pytest
 import torch
 
 from tests.model.tiny import TINY, clips
-from vivit_lab.attribution.chefer import CheferRelevance
-from vivit_lab.attribution.gradient_rollout import GradientRollout
-from vivit_lab.attribution.input_gradient import InputXGradient
-from vivit_lab.attribution.rise import Rise
-from vivit_lab.attribution.rollout import AttentionRollout
+from vivit_lab.attribution import AttentionRollout, CheferRelevance, GradientRollout, InputXGradient, Rise
 from vivit_lab.errors import InputError
-from vivit_lab.faithfulness.controls import RandomMap
-from vivit_lab.faithfulness.sanity import SanityResult, cascade, check_sanity, randomised_stages, spearman, ssim
-from vivit_lab.hooks.targets import CosineSimilarity, LogitDifference
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
-from vivit_lab.model.config import VivitConfig
+from vivit_lab.faithfulness import RandomMap, check_sanity
+from vivit_lab.faithfulness.sanity import SanityResult, cascade, randomised_stages, spearman, ssim
+from vivit_lab.families import VivitForVideoClassification, VivitModel
+from vivit_lab.model import VivitConfig
+from vivit_lab.records import CosineSimilarity, LogitDifference
 
 STAGES = ("classifier", "ln_final", "blocks.2", "blocks.1", "blocks.0", "embed")
 

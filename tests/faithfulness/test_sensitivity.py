@@ -7,11 +7,11 @@ from beartype import beartype
 from jaxtyping import jaxtyped
 
 from tests.faithfulness.laws_perturb import GRID, UNITS, logits_without, wide_clips, wide_model
-from vivit_lab.attribution.base import AttributionMap
+from vivit_lab.attribution import AttributionMap
 from vivit_lab.errors import GridError, InputError
-from vivit_lab.faithfulness.masking import CleanClips, Readings
-from vivit_lab.faithfulness.sensitivity import SensitivityN, correlation
-from vivit_lab.faithfulness.subsets import SubsetFalls, random_subsets
+from vivit_lab.faithfulness import SensitivityN
+from vivit_lab.faithfulness.masking import CleanClips, Readings, SubsetFalls, random_subsets
+from vivit_lab.faithfulness.measures import correlation
 
 
 @pytest.fixture

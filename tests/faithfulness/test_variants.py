@@ -4,15 +4,12 @@ import pytest
 import torch
 
 from tests.faithfulness.laws_perturb import UNITS, wide_clips, wide_model
-from vivit_lab.attribution.chefer import CheferRelevance
-from vivit_lab.attribution.rollout import AttentionRollout
+from vivit_lab.attribution import AttentionRollout, CheferRelevance
 from vivit_lab.errors import InputError
-from vivit_lab.faithfulness.data import EvaluationBatch, EvaluationData
-from vivit_lab.faithfulness.evaluate import EvaluationPlan, curve_name, evaluate
+from vivit_lab.faithfulness import EvaluationPlan, Perturbation, SaCo, evaluate
+from vivit_lab.faithfulness.evaluation import EvaluationBatch, EvaluationData, curve_name
 from vivit_lab.faithfulness.masking import CleanClips
-from vivit_lab.faithfulness.perturbation import Perturbation
-from vivit_lab.faithfulness.saco import SaCo
-from vivit_lab.model.variants import VARIANTS
+from vivit_lab.model.config import VARIANTS
 
 FACTORIZED = VARIANTS[1:]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from vivit_lab.bench.table import BenchTable
+from vivit_lab.bench import BenchTable
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BEGIN, END = "<!-- tables: bench -->", "<!-- end of bench tables -->"

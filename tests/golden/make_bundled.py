@@ -19,8 +19,8 @@ import av
 import torch
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
-from vivit_lab.model.from_image import vivit_from_image_model
-from vivit_lab.video.encode import MovieWriter
+from vivit_lab.families import vivit_from_image_model
+from vivit_lab.video import MovieWriter
 
 MODEL = "models/dinov2_vits14_vivit16"
 CLIP = "clips/samoyed.mp4"

@@ -21,14 +21,11 @@ import torch
 
 from tests.golden.make_bundled import HEADS, PLANTED, write_manifest
 from vivit_lab.explain import load_pair
-from vivit_lab.heads.motion import planted_motion
-from vivit_lab.heads.roles import ROLES, HeadRoles, head_roles
-from vivit_lab.heads.statistics import head_statistics
-from vivit_lab.heads.taxonomy import Taxonomy
-from vivit_lab.interventions.ablation_effects import AblationEffects, CausalTemporalScore
-from vivit_lab.interventions.effects import EffectTable
-from vivit_lab.planted.config import PlantedConfig
-from vivit_lab.planted.dataset import planted_batch
+from vivit_lab.heads import Taxonomy, head_roles, head_statistics, planted_motion
+from vivit_lab.heads.roles import ROLES, HeadRoles
+from vivit_lab.interventions import AblationEffects, CausalTemporalScore, EffectTable
+from vivit_lab.planted import PlantedConfig
+from vivit_lab.planted.clip import planted_batch
 
 SCRIPT = "python -m tests.golden.make_head_study"
 BEGIN, END = "<!-- table: heads of the bundled classifier -->\n", "<!-- end of heads -->"

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vivit_lab.checkpoints.bundled import bundled_clip_path
+from vivit_lab.checkpoints import bundled_clip_path
 from vivit_lab.explain import DEMO_METHOD, load_pair
-from vivit_lab.hooks.recorder import record_attention
-from vivit_lab.render.sheet import contact_sheet
-from vivit_lab.video.read import read_clip
+from vivit_lab.records import record_attention
+from vivit_lab.render import contact_sheet
+from vivit_lab.video import read_clip
 
 PICTURE = Path("data/pictures/samoyed_attention_rollout.jpg")
 

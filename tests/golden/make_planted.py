@@ -19,8 +19,8 @@ from typing import Any
 
 import vivit_lab as lab
 from tests.golden.make_bundled import PLANTED
-from vivit_lab.planted.report import planted_report
-from vivit_lab.processing.processor import VivitImageProcessor
+from vivit_lab.planted import planted_report
+from vivit_lab.processing import VivitImageProcessor
 
 COUNT, EASIER = 1024, 256
 ROWS = {
@@ -40,9 +40,11 @@ ROWS = {
 def measure(folder: Path) -> dict[str, Any]:
     """Return what the model makes of the test split: all rates on level 3, and accuracies on the easier levels."""
     model = lab.VivitForVideoClassification.from_pretrained(folder).eval()
-    report = planted_report(model, lab.PlantedConfig(split="test"), count=COUNT)
+    report = planted_report(model, lab.planted.PlantedConfig(split="test"), count=COUNT)
     report["levels"] = {
-        str(level): planted_report(model, lab.PlantedConfig(split="test", level=level), EASIER)["rates"]["accuracy"]
+        str(level): planted_report(model, lab.planted.PlantedConfig(split="test", level=level), EASIER)["rates"][
+            "accuracy"
+        ]
         for level in range(3)
     }
     return report

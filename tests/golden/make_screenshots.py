@@ -15,17 +15,14 @@ from typing import Any
 from PIL import Image
 
 from tests.browser.conftest import CHROMIUM, FLAGS
-from vivit_lab.attribution.rollout import AttentionRollout
-from vivit_lab.checkpoints.bundled import bundled_clip_path
+from vivit_lab.attribution import AttentionRollout
+from vivit_lab.checkpoints import bundled_clip_path
 from vivit_lab.explain import load_pair
-from vivit_lab.heads.mask import HeadMask
-from vivit_lab.planted.clip import planted_clip
-from vivit_lab.planted.config import PlantedConfig
-from vivit_lab.video.read import read_clip
+from vivit_lab.heads import HeadMask
+from vivit_lab.planted import PlantedConfig, planted_clip
+from vivit_lab.video import read_clip
+from vivit_lab.widgets import ClipExplorer, CompareExplorer, HeadExplorer
 from vivit_lab.widgets.base import LabWidget
-from vivit_lab.widgets.clip_explorer import ClipExplorer
-from vivit_lab.widgets.compare_explorer import CompareExplorer
-from vivit_lab.widgets.head_explorer import HeadExplorer
 
 PICTURES = Path("data/pictures")
 #: name → (width in CSS pixels, colour scheme)

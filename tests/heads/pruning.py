@@ -3,8 +3,8 @@
 import torch
 
 from tests.model.tiny import TINY
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.model.config import VivitConfig
+from vivit_lab.families import VivitForVideoClassification
+from vivit_lab.model import VivitConfig
 
 LAYERS, HEADS, LABELS = TINY["num_hidden_layers"], TINY["num_attention_heads"], 5
 

@@ -7,16 +7,21 @@ from tests.heads.pruning import HEADS, LAYERS, model_of, naive_logits
 from tests.heads.test_prune import moved_bias
 from tests.model.tiny import TINY, clips
 from vivit_lab.errors import InputError
-from vivit_lab.heads._scoring import bind_measure
-from vivit_lab.heads.ablation import SingleHeadAblation
-from vivit_lab.heads.confidence import ConfidenceImportance
-from vivit_lab.heads.gates import L0Gates, gate_open, hard_concrete
-from vivit_lab.heads.gradient import GradientActivation, MichelImportance
-from vivit_lab.heads.prune import head_means, prune_heads
-from vivit_lab.hooks.targets import OwnEmbedding
+from vivit_lab.families import VivitModel
+from vivit_lab.heads import (
+    ConfidenceImportance,
+    GradientActivation,
+    L0Gates,
+    MichelImportance,
+    SingleHeadAblation,
+    head_means,
+    prune_heads,
+)
+from vivit_lab.heads.gates import gate_open, hard_concrete
+from vivit_lab.heads.importance import bind_measure
 from vivit_lab.interventions.ablation import partners
-from vivit_lab.model.classifier import VivitModel
-from vivit_lab.model.config import VivitConfig
+from vivit_lab.model import VivitConfig
+from vivit_lab.records import OwnEmbedding
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,9 @@ from tests.model.tiny import clips
 from vivit_lab.errors import InputError
 from vivit_lab.evaluation import PlantedClips
 from vivit_lab.grid import TokenGrid
-from vivit_lab.heads.clips import clip_set
-from vivit_lab.planted.config import PlantedConfig
-from vivit_lab.planted.dataset import PlantedDataset
-from vivit_lab.video.clip import Clip
+from vivit_lab.heads import clip_set
+from vivit_lab.planted import PlantedConfig, PlantedDataset
+from vivit_lab.video import Clip
 
 PIXELS, LABELS = clips(5), torch.arange(5)
 

@@ -8,17 +8,20 @@ import torch
 from tests.heads.pruning import HEADS, LAYERS, model_of
 from tests.model.tiny import clips
 from vivit_lab.errors import DamagedFileError, DamagedFileWarning, InputError
-from vivit_lab.heads._measuring import attention_bytes, clip_metrics, speed_up
-from vivit_lab.heads.ablation import SingleHeadAblation
-from vivit_lab.heads.clips import clip_set
-from vivit_lab.heads.curves import COSTS, PruningCurves
-from vivit_lab.heads.experiment import PruningExperiment, _digest
-from vivit_lab.heads.gradient import MichelImportance
-from vivit_lab.heads.importance import HeadImportance
-from vivit_lab.heads.mask import HeadMask
-from vivit_lab.heads.prune import head_means, prune_heads
-from vivit_lab.hooks.targets import CosineSimilarity
-from vivit_lab.training.config import TrainingConfig
+from vivit_lab.heads import (
+    HeadImportance,
+    HeadMask,
+    MichelImportance,
+    PruningCurves,
+    PruningExperiment,
+    SingleHeadAblation,
+    clip_set,
+    head_means,
+    prune_heads,
+)
+from vivit_lab.heads.pruning import COSTS, _digest, attention_bytes, clip_metrics, speed_up
+from vivit_lab.records import CosineSimilarity
+from vivit_lab.training import TrainingConfig
 
 QUICK = {"random": 2, "shares": (0.25, 0.75), "timing_repeats": 1}
 

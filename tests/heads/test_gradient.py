@@ -5,10 +5,8 @@ from torch.nn import functional
 from tests.heads.pruning import HEADS, LABELS, LAYERS, model_of, naive_logits
 from tests.model.tiny import clips
 from vivit_lab.errors import InputError
-from vivit_lab.heads.clips import clip_set
-from vivit_lab.heads.gradient import FisherImportance, GradientActivation, MichelImportance
-from vivit_lab.heads.prune import prune_heads
-from vivit_lab.hooks.targets import ClassLogit, LogitDifference
+from vivit_lab.heads import FisherImportance, GradientActivation, MichelImportance, clip_set, prune_heads
+from vivit_lab.records import ClassLogit, LogitDifference
 
 DATA = 5
 

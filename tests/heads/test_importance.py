@@ -5,10 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vivit_lab.errors import InputError
-from vivit_lab.heads.importance import HeadImportance
-from vivit_lab.heads.mask import HeadMask
+from vivit_lab.heads import HeadImportance, HeadMask
 from vivit_lab.heads.registry import IMPORTANCES, make_importance
-from vivit_lab.statistics.bootstrap import bootstrap_interval
+from vivit_lab.statistics.intervals import bootstrap_interval
 
 
 def importance(n=12, layers=3, heads=4, seed=0, **fields):

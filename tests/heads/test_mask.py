@@ -9,10 +9,10 @@ from hypothesis.extra import numpy as nps
 
 from tests.heads.pruning import HEADS, LAYERS, model_of
 from tests.model.tiny import clips
-from vivit_lab.attribution.rollout import AttentionRollout
+from vivit_lab.attribution import AttentionRollout
 from vivit_lab.errors import InputError
-from vivit_lab.heads.mask import HeadMask
-from vivit_lab.hooks.recorder import record_attention
+from vivit_lab.heads import HeadMask
+from vivit_lab.records import record_attention
 
 matrices = nps.arrays(np.float64, (3, 4), elements=st.floats(0, 1))
 

@@ -5,15 +5,18 @@ from tests.heads.pruning import model_of
 from tests.model.tiny import clips
 from vivit_lab.errors import GridError, InputError
 from vivit_lab.grid import TokenGrid
-from vivit_lab.heads.clips import clip_set
-from vivit_lab.heads.motion import estimate_motion, motion_of, planted_motion
-from vivit_lab.heads.prune import prune_heads
-from vivit_lab.heads.statistics import head_statistics
-from vivit_lab.heads.statistics_result import HeadStatistics
-from vivit_lab.heads.taxonomy import KINDS, Taxonomy
-from vivit_lab.planted.clip import planted_clip
-from vivit_lab.planted.config import PlantedConfig
-from vivit_lab.planted.dataset import PlantedDataset
+from vivit_lab.heads import (
+    HeadStatistics,
+    Taxonomy,
+    clip_set,
+    estimate_motion,
+    head_statistics,
+    planted_motion,
+    prune_heads,
+)
+from vivit_lab.heads.motion import motion_of
+from vivit_lab.heads.roles import KINDS
+from vivit_lab.planted import PlantedConfig, PlantedDataset, planted_clip
 
 GRID = TokenGrid.from_video(16, 48, 48, (2, 8, 8))
 

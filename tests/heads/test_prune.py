@@ -7,17 +7,13 @@ from hypothesis import strategies as st
 from tests.heads.pruning import HEADS, LABELS, LAYERS, model_of, naive_logits
 from tests.model.tiny import clips
 from tests.peers import needs_transformers_4
-from vivit_lab.attribution.chefer import CheferRelevance
+from vivit_lab.attribution import AttentionRollout, CheferRelevance, ValueNormRollout
 from vivit_lab.attribution.registry import METHODS
-from vivit_lab.attribution.rollout import AttentionRollout
-from vivit_lab.attribution.value_norm import ValueNormRollout
 from vivit_lab.errors import ConfigError, InputError
-from vivit_lab.heads.mask import HeadMask
-from vivit_lab.heads.prune import head_means, prune_heads
-from vivit_lab.hooks.gradients import record_gradients
-from vivit_lab.hooks.recorder import record_attention
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.model.config import VivitConfig
+from vivit_lab.families import VivitForVideoClassification
+from vivit_lab.heads import HeadMask, head_means, prune_heads
+from vivit_lab.model import VivitConfig
+from vivit_lab.records import record_attention, record_gradients
 
 SOME = {0: [1, 2], 1: range(HEADS), 2: [0]}
 MASK = HeadMask.without(SOME, LAYERS, HEADS)

@@ -6,10 +6,9 @@ import torch
 from tests.heads.pruning import HEADS, LAYERS, model_of
 from tests.model.tiny import clips
 from vivit_lab.errors import InputError
-from vivit_lab.heads.roles import ROLES, head_roles
-from vivit_lab.interventions.ablation_effects import AblationEffects, CausalTemporalScore
-from vivit_lab.interventions.corruptions import FreezeFrame
-from vivit_lab.interventions.effects import EffectTable
+from vivit_lab.heads import head_roles
+from vivit_lab.heads.roles import ROLES
+from vivit_lab.interventions import AblationEffects, CausalTemporalScore, EffectTable, FreezeFrame
 
 
 def table(means, noise=0.1, clips=20):

@@ -6,16 +6,13 @@ import torch
 
 from tests.heads.pruning import HEADS, LAYERS, model_of
 from tests.model.tiny import clips
-from vivit_lab.attribution.diagnostics_artefacts import artefact_tokens
+from vivit_lab.attribution import artefact_tokens
 from vivit_lab.errors import InputError
 from vivit_lab.grid import TokenGrid
-from vivit_lab.heads._places import Places, uniform_profile, uniform_values
-from vivit_lab.heads.prune import prune_heads
-from vivit_lab.heads.statistics import head_statistics
-from vivit_lab.heads.statistics_result import HeadStatistics
-from vivit_lab.hooks.record import AttentionRecord
-from vivit_lab.hooks.recorder import record_attention
-from vivit_lab.hooks.values import record_values
+from vivit_lab.heads import HeadStatistics, head_statistics, prune_heads
+from vivit_lab.heads.statistics import Places, uniform_profile, uniform_values
+from vivit_lab.records import AttentionRecord, record_attention
+from vivit_lab.records.values import record_values
 
 FIELDS = {"num_frames": 6, "image_size": 48}  # 3 × 3 × 3 tubelets
 

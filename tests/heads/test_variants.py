@@ -9,16 +9,20 @@ from torch.nn import functional
 from tests.heads.pruning import HEADS, model_of
 from tests.model.tiny import clips
 from vivit_lab.cli import main
-from vivit_lab.heads.ablation import SingleHeadAblation
-from vivit_lab.heads.experiment import PruningExperiment
-from vivit_lab.heads.gradient import FisherImportance, GradientActivation, MichelImportance
-from vivit_lab.heads.importance import HeadImportance
-from vivit_lab.heads.prune import prune_heads
+from vivit_lab.heads import (
+    FisherImportance,
+    GradientActivation,
+    HeadImportance,
+    MichelImportance,
+    PruningExperiment,
+    SingleHeadAblation,
+    head_statistics,
+    prune_heads,
+)
 from vivit_lab.heads.registry import IMPORTANCES
-from vivit_lab.heads.statistics import head_statistics
-from vivit_lab.hooks.recorder import record_attention
-from vivit_lab.model.variants import VARIANTS
-from vivit_lab.processing.processor import VivitImageProcessor
+from vivit_lab.model.config import VARIANTS
+from vivit_lab.processing import VivitImageProcessor
+from vivit_lab.records import record_attention
 
 DATA = 4
 

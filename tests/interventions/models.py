@@ -5,8 +5,8 @@ from typing import Any
 import torch
 
 from tests.model.tiny import TINY, clips
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.model.config import VivitConfig
+from vivit_lab.families import VivitForVideoClassification
+from vivit_lab.model import VivitConfig
 
 __all__ = ["clips", "small_model", "snapshot"]
 

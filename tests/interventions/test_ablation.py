@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 
 from tests.interventions.models import clips, same, small_model, snapshot
 from vivit_lab.errors import GridError, InputError, OutOfMemoryBudgetError
-from vivit_lab.heads.mask import HeadMask
-from vivit_lab.heads.prune import prune_heads
-from vivit_lab.interventions.ablation import ablate, partners
+from vivit_lab.heads import HeadMask, prune_heads
+from vivit_lab.interventions import Region, ablate
+from vivit_lab.interventions.ablation import partners
 from vivit_lab.interventions.points import Point, chosen_points, head_numbers, part_name
-from vivit_lab.interventions.tokens import Region
 
 HEADS = [(0, 1), (2, 0), (2, 3), (-2, 2)]
 

@@ -5,11 +5,10 @@ import torch
 
 from tests.interventions.models import clips, same, small_model, snapshot
 from vivit_lab.errors import InputError
-from vivit_lab.heads.prune import prune_heads
-from vivit_lab.hooks.targets import ClassLogit
-from vivit_lab.interventions.ablation import ablate, partners
-from vivit_lab.interventions.ablation_effects import AblationEffects, CausalTemporalScore
-from vivit_lab.interventions.corruptions import FreezeFrame, ShuffleFrames
+from vivit_lab.heads import prune_heads
+from vivit_lab.interventions import AblationEffects, CausalTemporalScore, FreezeFrame, ShuffleFrames, ablate
+from vivit_lab.interventions.ablation import partners
+from vivit_lab.records import ClassLogit
 
 
 def logit(output, index):

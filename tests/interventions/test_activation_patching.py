@@ -6,11 +6,9 @@ import torch
 
 from tests.interventions.models import clips, same, small_model, snapshot
 from vivit_lab.errors import GridError, InputError
-from vivit_lab.hooks.targets import LogitDifference, Probability
-from vivit_lab.interventions.activation_patching import ActivationPatching
-from vivit_lab.interventions.patch import patch
+from vivit_lab.interventions import ActivationPatching, Region, patch
 from vivit_lab.interventions.points import STREAM_PARTS
-from vivit_lab.interventions.tokens import Region
+from vivit_lab.records import LogitDifference, Probability
 
 TARGET = LogitDifference(1, 3)
 

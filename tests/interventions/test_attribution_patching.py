@@ -5,11 +5,9 @@ import torch
 
 from tests.interventions.models import clips, same, small_model, snapshot
 from vivit_lab.errors import InputError
-from vivit_lab.heads.prune import prune_heads
-from vivit_lab.hooks.targets import LogitDifference
-from vivit_lab.interventions.activation_patching import ActivationPatching
-from vivit_lab.interventions.attribution_patching import AttributionPatching
-from vivit_lab.interventions.tokens import Region
+from vivit_lab.heads import prune_heads
+from vivit_lab.interventions import ActivationPatching, AttributionPatching, Region
+from vivit_lab.records import LogitDifference
 
 TARGET = LogitDifference(1, 3)
 

@@ -7,12 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vivit_lab.errors import InputError
-from vivit_lab.interventions.corruptions import FreezeFrame, ReverseFrames, ShuffleFrames
-from vivit_lab.planted.clip import planted_clip
-from vivit_lab.planted.config import PlantedConfig
-from vivit_lab.planted.dataset import normalise, stack_clips
-from vivit_lab.video.clip import Clip
-from vivit_lab.video.geometry import Geometry
+from vivit_lab.interventions import FreezeFrame, ReverseFrames, ShuffleFrames
+from vivit_lab.planted import PlantedConfig, planted_clip
+from vivit_lab.planted.clip import normalise, stack_clips
+from vivit_lab.video import Clip, Geometry
 
 counts, seeds = st.integers(1, 12), st.integers(0, 2**31)
 

@@ -8,13 +8,12 @@ from hypothesis import strategies as st
 
 from tests.interventions.test_corruptions import numbered
 from vivit_lab.errors import GridError, InputError
-from vivit_lab.faithfulness.baselines import blurred_still
+from vivit_lab.faithfulness.masking import blurred_still
 from vivit_lab.grid import TokenGrid
-from vivit_lab.interventions.corruptions_space import BlurTube, OtherClip, SwapRegion, blur
-from vivit_lab.interventions.tokens import Region
-from vivit_lab.planted.dataset import normalise
-from vivit_lab.video.clip import Clip
-from vivit_lab.video.geometry import Geometry
+from vivit_lab.interventions import BlurTube, OtherClip, Region, SwapRegion
+from vivit_lab.interventions.corruptions import blur
+from vivit_lab.planted.clip import normalise
+from vivit_lab.video import Clip, Geometry
 
 GRID = TokenGrid(2, 2, 3, tubelet=(2, 4, 4))
 BOX = Region(t=1, y=0, x=slice(1, 3))

@@ -9,11 +9,9 @@ import pytest
 import torch
 
 from vivit_lab.errors import InputError, MissingExtraError
-from vivit_lab.interventions.effects import EffectTable
-from vivit_lab.interventions.patching_result import PatchingResult
-from vivit_lab.statistics.bootstrap import bootstrap_interval, paired_difference
-from vivit_lab.statistics.discovery import benjamini_hochberg
-from vivit_lab.statistics.ratio import bootstrap_ratio
+from vivit_lab.interventions import EffectTable, PatchingResult
+from vivit_lab.statistics.intervals import bootstrap_interval, bootstrap_ratio, paired_difference
+from vivit_lab.statistics.ranks import benjamini_hochberg
 
 LABELS = {"layer": ["0", "1"], "head": ["0", "1", "2"], "slab": ["t 0–1", "CLS"]}
 DIMS = tuple(LABELS)

@@ -6,9 +6,9 @@ import torch
 from tests.interventions.models import clips, same, small_model, snapshot
 from vivit_lab.errors import GridError, InputError
 from vivit_lab.grid import TokenGrid
-from vivit_lab.heads.prune import prune_heads
-from vivit_lab.interventions.knockout import PAIRS, blocked_pairs, knock_out
-from vivit_lab.interventions.tokens import Region
+from vivit_lab.heads import prune_heads
+from vivit_lab.interventions import Region, knock_out
+from vivit_lab.interventions.knockout import PAIRS, blocked_pairs
 
 GRID = TokenGrid(3, 2, 2)
 

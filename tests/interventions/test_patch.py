@@ -5,8 +5,7 @@ import torch
 
 from tests.interventions.models import clips, small_model
 from vivit_lab.errors import InputError
-from vivit_lab.interventions.patch import patch
-from vivit_lab.interventions.tokens import Region
+from vivit_lab.interventions import Region, patch
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

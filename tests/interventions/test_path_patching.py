@@ -5,8 +5,8 @@ import torch
 
 from tests.interventions.models import clips, same, small_model, snapshot
 from vivit_lab.errors import InputError
-from vivit_lab.hooks.targets import LogitDifference
-from vivit_lab.interventions.path_patching import PathPatching
+from vivit_lab.interventions import PathPatching
+from vivit_lab.records import LogitDifference
 
 TARGET = LogitDifference(1, 3)
 
@@ -95,7 +95,7 @@ def test_every_path_is_the_hand_made_one(attention, variant, direction, hold_mlp
 
 
 def test_the_last_layers_direct_path_is_its_whole_effect():
-    from vivit_lab.interventions.activation_patching import ActivationPatching
+    from vivit_lab.interventions import ActivationPatching
 
     model, clean, corrupt = small_model(), clips(3), clips(3)
     path = PathPatching([(2, 1)], hold_mlps=False)(model, clean, corrupt, TARGET)

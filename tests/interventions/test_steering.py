@@ -5,8 +5,7 @@ import torch
 
 from tests.interventions.models import clips, same, small_model, snapshot
 from vivit_lab.errors import GridError, InputError
-from vivit_lab.interventions.steering import SteeringVector, steer, steering_vector
-from vivit_lab.interventions.tokens import Region
+from vivit_lab.interventions import Region, SteeringVector, steer, steering_vector
 
 POINT = "blocks.1.hook_resid_post"
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from vivit_lab.errors import GridError, InputError
 from vivit_lab.grid import TokenGrid
-from vivit_lab.interventions.tokens import Region, span_of, time_slabs, token_mask, tokens_text
+from vivit_lab.interventions import Region
+from vivit_lab.interventions.points import span_of, time_slabs, token_mask, tokens_text
 
 GRID = TokenGrid(4, 3, 2)
 BARE = TokenGrid(4, 3, 2, cls=False)

@@ -5,13 +5,8 @@ import torch
 
 from tests.interventions.models import clips, same, small_model, snapshot
 from vivit_lab.errors import GridError, InputError
-from vivit_lab.hooks.targets import LogitDifference
-from vivit_lab.interventions.ablation import ablate
-from vivit_lab.interventions.activation_patching import ActivationPatching
-from vivit_lab.interventions.attribution_patching import AttributionPatching
-from vivit_lab.interventions.knockout import knock_out
-from vivit_lab.interventions.patch import patch
-from vivit_lab.interventions.tokens import Region
+from vivit_lab.interventions import ActivationPatching, AttributionPatching, Region, ablate, knock_out, patch
+from vivit_lab.records import LogitDifference
 
 VARIANTS = ["factorized_encoder", "factorized_self_attention_block", "factorized_dot_product_attention"]
 TARGET = LogitDifference(1, 3)

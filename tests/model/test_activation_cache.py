@@ -7,10 +7,10 @@ from tests.model.test_hooked import NAMES, make
 from tests.model.tiny import clips
 from tests.model.traced import trace
 from vivit_lab.errors import InputError, OutOfMemoryBudgetError
-from vivit_lab.hooks.targets import ClassLogit
-from vivit_lab.model.activation_cache import ActivationCache
-from vivit_lab.model.classifier import VivitModel
-from vivit_lab.model.hook_names import leaf_of
+from vivit_lab.families import VivitModel
+from vivit_lab.model import ActivationCache
+from vivit_lab.model.hooks import leaf_of
+from vivit_lab.records import ClassLogit
 
 LARGE = ("attn_scores", "pattern", "result")
 

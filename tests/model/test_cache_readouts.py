@@ -8,8 +8,8 @@ import torch
 from tests.model.test_hooked import make
 from tests.model.tiny import clips
 from vivit_lab.errors import InputError
-from vivit_lab.model.activation_cache import ActivationCache
-from vivit_lab.model.classifier import VivitModel
+from vivit_lab.families import VivitModel
+from vivit_lab.model import ActivationCache
 
 
 @pytest.fixture(params=["eager", "sdpa"])

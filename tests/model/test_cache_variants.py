@@ -5,7 +5,7 @@ import torch
 
 from tests.model.variants import FACTORIZED, random_clips, variant_model
 from vivit_lab.errors import InputError
-from vivit_lab.model.activation_cache import ActivationCache
+from vivit_lab.model import ActivationCache
 
 VARIANTS = ("spacetime", *FACTORIZED)
 ENCODER, BLOCK, DOT = FACTORIZED

@@ -5,7 +5,7 @@ import transformers
 
 from vivit_lab.errors import CheckpointWarning, ConfigError
 from vivit_lab.grid import TokenGrid
-from vivit_lab.model.config import VivitConfig
+from vivit_lab.model import VivitConfig
 
 pytestmark = pytest.mark.peer
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from tests.model.tiny import TINY, clips
 from tests.model.traced import lively, trace
 from vivit_lab.errors import BackendError, InputError, OutOfMemoryBudgetError
-from vivit_lab.hooks.recorder import record_attention
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
-from vivit_lab.model.config import VivitConfig
-from vivit_lab.model.hook_point import Hook, HookPoint
-from vivit_lab.model.layer_norm import LayerNorm
+from vivit_lab.families import VivitForVideoClassification, VivitModel
+from vivit_lab.model import HookPoint, VivitConfig
+from vivit_lab.model.blocks import LayerNorm
+from vivit_lab.model.hooks import Hook
+from vivit_lab.records import record_attention
 
 NAMES = {
     "hook_embed",

@@ -8,8 +8,8 @@ import torch
 from tests.model.test_hooked import make
 from tests.model.tiny import clips
 from vivit_lab.errors import InputError, MissingExtraError
-from vivit_lab.hooks.logit_lens import logit_lens
-from vivit_lab.model.logit_lens import readout_weights
+from vivit_lab.model.cache import readout_weights
+from vivit_lab.records import logit_lens
 
 
 @pytest.mark.parametrize("classifier", ["token", "gap"])

@@ -12,14 +12,12 @@ from safetensors.torch import load_file, save_file
 from tests.checkpoints.version_5 import version_5
 from tests.model.tiny import TINY, clips, pair
 from tests.peers import in_memory, needs_transformers_4
-from vivit_lab.checkpoints import files
+from vivit_lab.checkpoints import files, kinetics400_labels
 from vivit_lab.checkpoints.files import TensorEntry, TensorSource
-from vivit_lab.checkpoints.labels import kinetics400_labels
 from vivit_lab.errors import BackendError, CheckpointError, CheckpointWarning, ConfigError, InputError, KeyMismatchError
-from vivit_lab.model.auto import load_model
+from vivit_lab.families import VivitForVideoClassification, VivitModel, load_model
+from vivit_lab.model import VivitConfig
 from vivit_lab.model.build import build_model
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
-from vivit_lab.model.config import VivitConfig
 
 pytestmark = pytest.mark.peer
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
-from vivit_lab.model.config import VivitConfig
+from vivit_lab.families import VivitForVideoClassification, VivitModel
+from vivit_lab.model import VivitConfig
 
 TINY: dict[str, Any] = {
     "image_size": 32,

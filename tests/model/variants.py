@@ -6,8 +6,7 @@ import numpy as np
 import torch
 
 from tests.model.naive_variants import random_tree
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.model.from_scenic import from_scenic
+from vivit_lab.families import VivitForVideoClassification, from_scenic
 
 FACTORIZED = ("factorized_encoder", "factorized_self_attention_block", "factorized_dot_product_attention")
 

@@ -5,9 +5,8 @@ from functools import cache
 
 import numpy as np
 
-from vivit_lab.planted.clip import PlantedClip, planted_clip
-from vivit_lab.planted.config import SLOTS, PlantedConfig, opposite
-from vivit_lab.planted.scene import Scene
+from vivit_lab.planted import PlantedClip, PlantedConfig, planted_clip
+from vivit_lab.planted.scene import SLOTS, Scene, opposite
 
 SMALL = PlantedConfig(frames=10, size=32)
 HARD = PlantedConfig(split="validation")

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from tests.planted.laws import HARD, SMALL, clips, wrapped
 from vivit_lab.errors import GridError, InputError
 from vivit_lab.grid import TokenGrid
-from vivit_lab.planted.clip import planted_clip
-from vivit_lab.planted.config import DIRECTIONS, LABELS, LEVELS, RULES, PlantedConfig, opposite
-from vivit_lab.planted.dataset import PlantedDataset, normalise, planted_batch, stack_clips
-from vivit_lab.planted.scene import draw_scene
+from vivit_lab.planted import PlantedConfig, PlantedDataset, planted_clip
+from vivit_lab.planted.clip import normalise, planted_batch, stack_clips
+from vivit_lab.planted.scene import DIRECTIONS, LABELS, LEVELS, RULES, draw_scene, opposite
 
 CONFIGS = st.builds(
     PlantedConfig,
@@ -145,7 +144,7 @@ def test_unknown_counterfactuals_are_refused():
 
 def test_the_same_index_is_the_same_clip_in_another_process():
     code = (
-        "from vivit_lab.planted.clip import planted_clip; from vivit_lab.planted.config import PlantedConfig; "
+        "from vivit_lab.planted.clip import planted_clip; from vivit_lab.planted.scene import PlantedConfig; "
         "import hashlib; clip = planted_clip(PlantedConfig(frames=10, size=32), 7); "
         "print(hashlib.sha256(clip.frames.tobytes()).hexdigest())"
     )

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vivit_lab.errors import ConfigError, InputError
-from vivit_lab.planted.config import DIRECTIONS, LABELS, LEVELS, SLOTS, PlantedConfig, opposite
+from vivit_lab.planted import PlantedConfig
+from vivit_lab.planted.scene import DIRECTIONS, LABELS, LEVELS, SLOTS, opposite
 
 SIZES = st.builds(
     PlantedConfig, frames=st.integers(8, 64), size=st.integers(32, 256), level=st.integers(0, len(LEVELS) - 1)

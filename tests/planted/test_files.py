@@ -8,10 +8,9 @@ import pytest
 
 from vivit_lab.errors import DamagedFileError, GridError, InputError
 from vivit_lab.grid import TokenGrid
-from vivit_lab.planted.clip import planted_clip
-from vivit_lab.planted.config import LABELS, PlantedConfig
-from vivit_lab.planted.files import read_planted, write_planted
-from vivit_lab.video.read import read_clip
+from vivit_lab.planted import PlantedConfig, planted_clip, read_planted, write_planted
+from vivit_lab.planted.scene import LABELS
+from vivit_lab.video import read_clip
 
 CONFIG = PlantedConfig(frames=10, size=33, split="test", seed=4)
 EVEN = PlantedConfig(frames=8, size=32, level=1, rule="odd")

@@ -12,11 +12,9 @@ from hypothesis import strategies as st
 
 from tests.planted.laws import HARD, SMALL, clips, played_backwards
 from vivit_lab.errors import InputError
-from vivit_lab.planted.clip import PlantedClip, planted_clip
-from vivit_lab.planted.config import DIRECTIONS, LABELS, LEVELS, RULES, PlantedConfig, opposite
-from vivit_lab.planted.counterfactual import turn_around_frame
-from vivit_lab.planted.render import visible
-from vivit_lab.planted.scene import draw_scene, track
+from vivit_lab.planted import PlantedClip, PlantedConfig, planted_clip
+from vivit_lab.planted.clip import turn_around_frame
+from vivit_lab.planted.scene import DIRECTIONS, LABELS, LEVELS, RULES, draw_scene, opposite, track, visible
 
 
 @settings(max_examples=40)

@@ -5,9 +5,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from vivit_lab.planted.clip import planted_clip
-from vivit_lab.planted.config import LEVELS, RULES, SPLITS, PlantedConfig
-from vivit_lab.planted.scene import draw_scene
+from vivit_lab.planted import PlantedConfig, planted_clip
+from vivit_lab.planted.scene import LEVELS, RULES, SPLITS, draw_scene
 
 SCENES = {
     "outlined": "616e5bc879e49dd9395ea12699a325a2cb3c17d67b661521a208d113570f6c4a",

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from tests.planted.laws import SMALL
 from vivit_lab.errors import InputError
-from vivit_lab.planted.clip import planted_clip
-from vivit_lab.planted.config import LABELS
-from vivit_lab.planted.dataset import planted_batch
-from vivit_lab.planted.probes import backwards, reorder, shuffled, single_frame
+from vivit_lab.planted import planted_clip
+from vivit_lab.planted.clip import backwards, planted_batch, reorder, shuffled, single_frame
+from vivit_lab.planted.scene import LABELS
 
 
 def _numbered(count, frames):

@@ -8,11 +8,10 @@ import torch
 
 from tests.planted.laws import SMALL
 from vivit_lab.errors import InputError
-from vivit_lab.planted.clip import planted_clip
-from vivit_lab.planted.config import LABELS, PlantedConfig, opposite
-from vivit_lab.planted.dataset import normalise, stack_clips
-from vivit_lab.planted.report import planted_report
-from vivit_lab.statistics.proportion import wilson_interval
+from vivit_lab.planted import PlantedConfig, planted_clip, planted_report
+from vivit_lab.planted.clip import normalise, stack_clips
+from vivit_lab.planted.scene import LABELS, opposite
+from vivit_lab.statistics import wilson_interval
 
 
 class Memory:

@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 
 from vivit_lab.errors import InputError
-from vivit_lab.planted.config import SPLITS
-from vivit_lab.planted.photos import draw_crop, photographs, render_crop
-from vivit_lab.planted.sprites import COUNTS, outline, sprite_alpha
+from vivit_lab.planted.scene import COUNTS, SPLITS, draw_crop, outline, photographs, render_crop, sprite_alpha
 
 
 def test_no_two_outlines_are_alike_in_any_split_or_rotation():

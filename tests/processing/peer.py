@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from transformers import VivitImageProcessor as PeerProcessor
 
+from vivit_lab.processing import VivitImageProcessor
 from vivit_lab.processing import processor as preprocess
-from vivit_lab.processing.processor import VivitImageProcessor
 
 __all__ = ["PeerProcessor", "assert_equal_to_peer", "frames_of", "silence_announcements"]
 

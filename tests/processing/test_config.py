@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from tests.peers import TRANSFORMERS
 from tests.processing.peer import PeerProcessor, frames_of, silence_announcements
 from vivit_lab.errors import CheckpointNotFoundError, ConfigError, InputError
-from vivit_lab.processing.config import CONFIG_NAME
-from vivit_lab.processing.processor import VivitImageProcessor
+from vivit_lab.processing import VivitImageProcessor
+from vivit_lab.processing.options import CONFIG_NAME
 
 pytestmark = pytest.mark.peer
 

@@ -14,11 +14,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.processing.peer import frames_of, silence_announcements
 from vivit_lab.errors import BackendError, InputError
-from vivit_lab.processing.exact import ExactPath
-from vivit_lab.processing.fast import resample_matrix, resize_by_matrices
+from vivit_lab.processing import VivitImageProcessor
 from vivit_lab.processing.options import ProcessorOptions
-from vivit_lab.processing.processor import VivitImageProcessor
-from vivit_lab.video.clip import Clip
+from vivit_lab.processing.processor import ExactPath, resample_matrix, resize_by_matrices
+from vivit_lab.video import Clip
 
 RAW = {"do_rescale": False, "offset": False, "do_normalize": False}
 FILTERS = [Image.Resampling(number) for number in range(6)]
@@ -113,7 +112,7 @@ def test_matrices_at_any_resolution(size: tuple[int, int]) -> None:
 
 def test_without_float64_a_level_is_at_most_two_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """What MPS computes, on the CPU: one rounding to the other side of a half in each of two passes."""
-    monkeypatch.setattr("vivit_lab.processing.fast._NO_FLOAT64", frozenset({"cpu"}))
+    monkeypatch.setattr("vivit_lab.processing.processor._NO_FLOAT64", frozenset({"cpu"}))
     frames = frames_of(37, 56)
     for resample in FILTERS:
         options = ProcessorOptions(size=(62, 108), crop_size=(62, 108), resample=resample, **RAW)
@@ -127,7 +126,7 @@ def test_matrices_work_through_a_clip_in_parts(monkeypatch: pytest.MonkeyPatch) 
     clip = torch.from_numpy(frames_of(30, 41, count=5)).permute(0, 3, 1, 2)
     plan = ProcessorOptions(size=20, crop_size=16).plan(30, 41)
     whole = resize_by_matrices(clip, plan, 2)
-    monkeypatch.setattr("vivit_lab.processing.fast._CHUNK", 1)
+    monkeypatch.setattr("vivit_lab.processing.processor._CHUNK", 1)
     assert torch.equal(resize_by_matrices(clip, plan, 2), whole)
 
 

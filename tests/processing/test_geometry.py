@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tests.processing.peer import PeerProcessor, frames_of, silence_announcements
 from vivit_lab.errors import ConfigError, InputError
-from vivit_lab.processing.processor import VivitImageProcessor
-from vivit_lab.video.clip import Clip
+from vivit_lab.processing import VivitImageProcessor
+from vivit_lab.video import Clip
 
 RAW = {"do_rescale": False, "offset": False, "do_normalize": False}
 

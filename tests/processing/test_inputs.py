@@ -13,9 +13,9 @@ from transformers.image_utils import ChannelDimension
 
 from tests.processing.peer import assert_equal_to_peer, frames_of, silence_announcements
 from vivit_lab.errors import InputError
+from vivit_lab.processing import VivitImageProcessor
 from vivit_lab.processing.inputs import channel_layout, check_layout, looks_scaled, read_clips
-from vivit_lab.processing.processor import VivitImageProcessor
-from vivit_lab.video.clip import Clip
+from vivit_lab.video import Clip
 
 pytestmark = pytest.mark.peer
 

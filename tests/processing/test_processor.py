@@ -14,11 +14,11 @@ from transformers import BatchFeature as PeerBatchFeature
 
 from tests.processing.peer import PeerProcessor, assert_equal_to_peer, frames_of, silence_announcements
 from vivit_lab.errors import ConfigError, DoubleNormalizationWarning, InputError, VivitLabWarning
+from vivit_lab.processing import VivitImageProcessor
 from vivit_lab.processing import processor as preprocess
-from vivit_lab.processing.exact import ExactPath, _part_is_exact, aligned_span, to_levels
 from vivit_lab.processing.options import ProcessorOptions
-from vivit_lab.processing.processor import BatchFeature, VivitImageProcessor
-from vivit_lab.video.clip import Clip
+from vivit_lab.processing.processor import BatchFeature, ExactPath, _part_is_exact, aligned_span, to_levels
+from vivit_lab.video import Clip
 
 pytestmark = pytest.mark.peer
 

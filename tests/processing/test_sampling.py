@@ -8,10 +8,10 @@ import pytest
 
 import vivit_lab as lab
 from tests.model.tiny import TINY
-from vivit_lab.checkpoints.checkpoint import Checkpoint
+from vivit_lab.checkpoints import Checkpoint
 from vivit_lab.cli import main
 from vivit_lab.evaluation import open_data
-from vivit_lab.processing.sampling import note_sampling, sampling_of
+from vivit_lab.processing import note_sampling, sampling_of
 from vivit_lab.widgets.load_panel import open_clip
 
 PLAIN = lab.VivitImageProcessor.trained_range(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32})
@@ -36,10 +36,10 @@ def test_it_is_kept_with_the_processor(tmp_path):
 
 @pytest.mark.parametrize("stride", [0, -1, True, 1.0, "2", float("nan")])
 def test_a_stride_that_is_none_is_refused(stride):
-    with pytest.raises(lab.InputError, match=r"stride must be a positive (integer|whole number)"):
+    with pytest.raises(lab.errors.InputError, match=r"stride must be a positive (integer|whole number)"):
         sampling_of(PLAIN, 4, stride)
     broken = SimpleNamespace(extra={"vivit_lab_sampling": {"stride": stride}})
-    with pytest.raises(lab.ConfigError, match="wanted a stride of 1 or more there"):
+    with pytest.raises(lab.errors.ConfigError, match="wanted a stride of 1 or more there"):
         sampling_of(broken, 4)
 
 
@@ -58,7 +58,7 @@ def test_every_command_takes_the_same_frames(tmp_path, video, capsys):
     rollout = lab.AttentionRollout()
     seen = {"explain_video": lab.explain_video(video, model, processor, rollout, out=out).clip.indices}
     seen["open_clip"] = open_clip(str(video), model.config, processor).indices
-    run = lab.run_bulk(lab.BulkJob(str(folder)), [str(video)], tmp_path / "run", progress=False)
+    run = lab.run_bulk(lab.bulk.BulkJob(str(folder)), [str(video)], tmp_path / "run", progress=False)
     seen["bulk"] = run.clip(0).indices
     assert run.summary()["frames"] == "4, stride 3"
     assert all(np.array_equal(indices, [0, 3, 6, 9]) for indices in seen.values()), seen
@@ -79,6 +79,6 @@ def test_fine_tuning_notes_what_it_did(tmp_path):
 
     folders = write_folders(tmp_path / "videos")
     pair = lab.load_pair(str(save_tiny(tmp_path / "start")))
-    result = lab.finetune(*pair, folders, tmp_path / "run", stride=2, **{**QUICK, "steps": 2})
+    result = lab.training.finetune(*pair, folders, tmp_path / "run", stride=2, **{**QUICK, "steps": 2})
     noted = Checkpoint.open(result.last).sampling
     assert noted == {"frames": result.model.config.num_frames, "stride": 2, "fps": pytest.approx(10, abs=0.01)}

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from vivit_lab.attribution.base import AttributionMap
+from vivit_lab.attribution import AttributionMap
 from vivit_lab.grid import TokenGrid
-from vivit_lab.video.clip import Clip
-from vivit_lab.video.geometry import Geometry
+from vivit_lab.video import Clip, Geometry
 
 GRID = TokenGrid(3, 4, 4, tubelet=(2, 8, 8))
 

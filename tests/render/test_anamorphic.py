@@ -11,10 +11,8 @@ from PIL import Image
 from tests.render.scenes import GRID, make_clip, make_map, one_hot
 from tests.render.test_movie import decode
 from vivit_lab.errors import InputError
-from vivit_lab.render.movie import render_movie
-from vivit_lab.render.overlay import heat_on_source, to_frames
-from vivit_lab.render.sheet import contact_sheet
-from vivit_lab.video.geometry import Geometry
+from vivit_lab.render import contact_sheet, heat_on_source, render_movie, to_frames
+from vivit_lab.video import Geometry
 from vivit_lab.widgets.frames import ship_clip
 
 CROPPED = Geometry.identity(90, 80).resize(36, 32).crop(2, 0, 32, 32)

@@ -8,17 +8,28 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from tests.render.scenes import GRID, make_clip, make_map
-from vivit_lab.attribution.base import AttributionMap
+from vivit_lab.attribution import AttributionMap
 from vivit_lab.grid import TokenGrid
-from vivit_lab.render import legend
-from vivit_lab.render.legend import Legend, describe, make_legend
-from vivit_lab.render.overlay import to_frames
-from vivit_lab.render.scale import heat_scale
-from vivit_lab.render.strip import TimeStrip
-from vivit_lab.render.text import DARK, ellipsize, font, line_height, printable, text_width, wrap
-from vivit_lab.render.timing import clip_end, format_seconds, row_spans, shown_frames
-from vivit_lab.video.clip import Clip
-from vivit_lab.video.geometry import Geometry
+from vivit_lab.render import legend, to_frames
+from vivit_lab.render.legend import (
+    DARK,
+    Legend,
+    TimeStrip,
+    clip_end,
+    describe,
+    ellipsize,
+    font,
+    format_seconds,
+    line_height,
+    make_legend,
+    printable,
+    row_spans,
+    shown_frames,
+    text_width,
+    wrap,
+)
+from vivit_lab.render.painter import heat_scale
+from vivit_lab.video import Clip, Geometry
 
 SQUARE = Geometry.identity(32, 32)
 VARIABLE = [1.0, 1.5, 1.6, 1.7, 2.7, 2.8]

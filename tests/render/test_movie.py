@@ -8,10 +8,8 @@ import pytest
 
 from tests.render.scenes import GRID, make_clip, make_map, one_hot
 from vivit_lab.errors import InputError
-from vivit_lab.render.movie import render_movie
-from vivit_lab.render.overlay import to_frames
-from vivit_lab.video.clip import Clip
-from vivit_lab.video.geometry import Geometry
+from vivit_lab.render import render_movie, to_frames
+from vivit_lab.video import Clip, Geometry
 
 CROPPED = Geometry.identity(90, 160).resize(36, 64).crop(2, 16, 32, 32)
 VARIABLE = [1.0, 1.5, 1.6, 1.7, 2.7, 2.8]

@@ -12,14 +12,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.render.scenes import GEOMETRIES, GRID, make_clip, make_map, one_hot, planted_pixels, seen_pixels
-from vivit_lab.attribution.base import AttributionMap
+from vivit_lab.attribution import AttributionMap
 from vivit_lab.colormap import get_colormap
 from vivit_lab.errors import GridError, InputError
 from vivit_lab.grid import TokenGrid
-from vivit_lab.render.overlay import heat_on_source, to_frames
-from vivit_lab.render.place import outside_text, share_outside
-from vivit_lab.video.clip import Clip
-from vivit_lab.video.geometry import Geometry
+from vivit_lab.render import heat_on_source, to_frames
+from vivit_lab.render.painter import outside_text, share_outside
+from vivit_lab.video import Clip, Geometry
 
 EVERY_GEOMETRY = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
 FIRST = next(iter(GEOMETRIES.values()))

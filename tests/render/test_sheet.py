@@ -12,10 +12,8 @@ from PIL import Image
 from tests.render.scenes import GEOMETRIES, GRID, make_clip, make_map
 from vivit_lab.errors import InputError
 from vivit_lab.grid import TokenGrid
-from vivit_lab.render import sheet
-from vivit_lab.render.overlay import to_frames
-from vivit_lab.render.sheet import contact_sheet
-from vivit_lab.video.geometry import Geometry
+from vivit_lab.render import contact_sheet, sheet, to_frames
+from vivit_lab.video import Geometry
 
 SQUARE = Geometry.identity(32, 32)
 MANY = TokenGrid(40, 2, 2, tubelet=(1, 16, 16))

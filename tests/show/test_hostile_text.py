@@ -20,17 +20,17 @@ from tests.bulk.tiny_bulk import LOCAL, tiny_run, write_clips
 from tests.faithfulness.test_report import sanity
 from tests.model.tiny import TINY
 from vivit_lab.bench.table import Column
-from vivit_lab.bulk.gallery import Card, Gallery, write_page
-from vivit_lab.heads.roles import HeadRoles
-from vivit_lab.heads.taxonomy import HeadKinds, Taxonomy
-from vivit_lab.hooks.values import record_values
-from vivit_lab.interventions.effects import EffectTable
-from vivit_lab.model.cost import ModelCost
-from vivit_lab.training.finetune import FinetuneResult
+from vivit_lab.bulk.render import Card, Gallery, write_page
+from vivit_lab.families import ModelCost
+from vivit_lab.heads import Taxonomy
+from vivit_lab.heads.roles import HeadKinds, HeadRoles
+from vivit_lab.interventions import EffectTable
+from vivit_lab.records.values import record_values
+from vivit_lab.training import ClassificationReport, FinetuneResult
 from vivit_lab.training.loop import TrainingResult
-from vivit_lab.training.scores import ClassificationReport, ClipPrediction
+from vivit_lab.training.scores import ClipPrediction
+from vivit_lab.widgets.base import offline_page
 from vivit_lab.widgets.load_panel import LoadPanel
-from vivit_lab.widgets.page import offline_page
 
 ROOT = Path(lab.__file__).parent
 ATTACKS = (
@@ -107,16 +107,16 @@ def effects():
 def report():
     scores = {TEXT: {"joint_ap": [0.1, 0.2, 0.3], TEXT: [0.2, 0.4, 0.5]}, f"{TEXT}2": {"joint_ap": [0.1, 0.3, 0.2]}}
     checks = {TEXT: sanity(TEXT, 0.4, 0.1, 0.2)}
-    return lab.FaithfulnessReport(
+    return lab.faithfulness.FaithfulnessReport(
         scores, [TEXT, "b", "c"], controls=(f"{TEXT}2",), model_id=TEXT, sanity=checks, directions={TEXT: "higher"}
     )
 
 
 def curves(model):
     clips = (torch.randn(8, 4, 3, 32, 32), torch.arange(8) % 3)
-    done = lab.PruningExperiment(model, clips, random=0, shares=(0.25,), timing_repeats=0).run(progress=False)
+    done = lab.heads.PruningExperiment(model, clips, random=0, shares=(0.25,), timing_repeats=0).run(progress=False)
     settings = {name: TEXT if isinstance(value, str) else value for name, value in done.settings.items()}
-    return lab.PruningCurves(settings, [{**point, "series": TEXT} for point in done.points], done.importance)
+    return lab.heads.PruningCurves(settings, [{**point, "series": TEXT} for point in done.points], done.importance)
 
 
 def prediction():
@@ -137,10 +137,10 @@ def results_of(model, clip):
     statistics = lab.head_statistics(model, [clip])
     return {
         "AttributionMap": agnostic,
-        "ArtefactTokens": lab.artefact_tokens(values, heat),
-        "AttentionSinks": lab.attention_sinks(record),
-        "SpaceTimeSeparation": lab.space_time_separation(replace(heat, method=TEXT)),
-        "ClassContrast": lab.class_contrast(lab.CheferRelevance(), model, clip, 0, 1),
+        "ArtefactTokens": lab.attribution.artefact_tokens(values, heat),
+        "AttentionSinks": lab.attribution.attention_sinks(record),
+        "SpaceTimeSeparation": lab.attribution.space_time_separation(replace(heat, method=TEXT)),
+        "ClassContrast": lab.attribution.class_contrast(lab.CheferRelevance(), model, clip, 0, 1),
         "ActivationCache": model.run_with_cache(pixels)[1],
         "LogitLens": lab.logit_lens(model, pixels),
         "ModelCost": ModelCost(10, 20, {TEXT: 10}),
@@ -153,15 +153,17 @@ def results_of(model, clip):
         "HeadMask": lab.HeadMask.ones(2, 3),
         "HeadStatistics": replace(statistics, model_id=TEXT),
         "HeadRoles": HeadRoles(two, two, 0.05),
-        "HeadImportance": lab.HeadImportance(torch.rand(4, 2, 3), TEXT, {"a": TEXT}, TEXT, TEXT, model_id=TEXT),
+        "HeadImportance": lab.heads.HeadImportance(torch.rand(4, 2, 3), TEXT, {"a": TEXT}, TEXT, TEXT, model_id=TEXT),
         "HeadKinds": HeadKinds(((TEXT, "other"),), Taxonomy(), False),
         "PruningCurves": curves(model),
-        "Explanation": lab.Explanation(clip, agnostic, None, {TEXT: Path("a\x08b<img src=x onerror=alert(1)>.mp4")}),
-        "PlantedClip": lab.planted_clip(lab.PlantedConfig(split="test"), 4),
+        "Explanation": lab.explain.Explanation(
+            clip, agnostic, None, {TEXT: Path("a\x08b<img src=x onerror=alert(1)>.mp4")}
+        ),
+        "PlantedClip": lab.planted.planted_clip(lab.planted.PlantedConfig(split="test"), 4),
         "EffectTable": effects(),
         "FaithfulnessReport": report(),
         "Clip": clip,
-        "BenchTable": lab.BenchTable("x", TEXT, (Column(TEXT, TEXT),), ({TEXT: TEXT},), machine, notes=(TEXT,)),
+        "BenchTable": lab.bench.BenchTable("x", TEXT, (Column(TEXT, TEXT),), ({TEXT: TEXT},), machine, notes=(TEXT,)),
     }
 
 
@@ -175,10 +177,10 @@ def widgets_of(model, clip):
         "CompareExplorer": lab.CompareExplorer.of_methods(model, clip, "rollout", "chefer", threaded=False),
         "HeadExplorer": lab.HeadExplorer(model, clip, threaded=False),
         "LoadPanel": panel,
-        "LogitLensStrip": lab.LogitLensStrip(lens),
-        "PatchingHeatmap": lab.PatchingHeatmap(effects()),
-        "PruningCurvesView": lab.PruningCurvesView(curves(model)),
-        "FaithfulnessTable": lab.FaithfulnessTable(report()),
+        "LogitLensStrip": lab.widgets.LogitLensStrip(lens),
+        "PatchingHeatmap": lab.widgets.PatchingHeatmap(effects()),
+        "PruningCurvesView": lab.widgets.PruningCurvesView(curves(model)),
+        "FaithfulnessTable": lab.widgets.FaithfulnessTable(report()),
     }
     made["LabWidget"] = made["HeadExplorer"]
     return made
@@ -211,8 +213,8 @@ def classes_that_show_themselves():
 def test_whatever_shows_itself_in_a_notebook_is_harmless(model, clip, checkpoint, tmp_path):
     made = results_of(model, clip) | widgets_of(model, clip)
     made["BulkResults"] = bulk_results(checkpoint, tmp_path)
-    masks = lab.MaskList("other", ("all", TEXT), (lab.HeadMask.ones(3, 4),) * 2)
-    made["HeadSweepResults"] = lab.sweep_heads(tmp_path / "run", masks, executor=LOCAL, progress=False)
+    masks = lab.bulk.MaskList("other", ("all", TEXT), (lab.HeadMask.ones(3, 4),) * 2)
+    made["HeadSweepResults"] = lab.bulk.sweep_heads(tmp_path / "run", masks, executor=LOCAL, progress=False)
     assert classes_that_show_themselves() <= set(made), "new: give them hostile text here"
     for name, result in made.items():
         try:
@@ -228,13 +230,13 @@ def test_a_page_is_a_script_of_its_own_and_data(tmp_path):
     assert_harmless(gallery.read_text(encoding="utf-8").replace(r"\u0000", ""), scripts=2)
     page = offline_page("export default {}", "p {}", {"status": TEXT, "data": b"1"}, TEXT)
     assert_harmless(page, scripts=3)
-    files = lab.write_report(report(), tmp_path / "report")
+    files = lab.evaluation.write_report(report(), tmp_path / "report")
     assert_harmless(Path(files["html"]).read_text(encoding="utf-8"))
 
 
 def test_every_page_of_the_package_is_fed():
     """Pages are what templates of whole documents make; each such template is used in the test above."""
-    templates = ROOT / "show" / "templates"
+    templates = ROOT / "templates"
     whole = {path.name for path in templates.iterdir() if "<!doctype" in path.read_text(encoding="utf-8").lower()}
     assert whole == {"gallery.html", "widget_page.html", "plain_page.html"}, "new: give the page hostile text above"
     for path in templates.iterdir():
@@ -271,7 +273,7 @@ def test_only_show_says_what_is_safe():
         and node.args
         and not (isinstance(node.args[0], ast.Constant) and node.args[0].value == "")
     }
-    assert calls == {"show.html", "widgets.page"}  # the latter for the package's own style sheets
+    assert calls == {"html", "widgets.base"}  # the latter for the package's own style sheets
 
 
 def test_no_script_writes_markup_from_data():
@@ -284,16 +286,16 @@ def test_no_script_writes_markup_from_data():
 NAMES_OF_FILES = {
     "bulk.render._draw_one": "clip ids: plain_name refuses others, see the test below",
     "bulk.store._write_local": "of the package's own files, and a UUID",
-    "checkpoints.save._exchange": "of the package's own files, and the process's number",
-    "checkpoints.save._part": "of the package's own files, and the process's number",
+    "checkpoints.files._exchange": "of the package's own files, and the process's number",
+    "checkpoints.files._part": "of the package's own files, and the process's number",
     "evaluation.write_report": "kinds of files that the function itself lists",
     "explain.movie_path": "the video's own stem, and the name of a class",
-    "faithfulness.evaluate._is_done": "numbers of tasks, and the names of methods, which file_stem makes plain",
-    "faithfulness.evaluate.do": "likewise",
-    "heads.experiment._point": "the names of series that the experiment itself lists, and numbers",
-    "heads.experiment._recovered": "numbers",
-    "heads.experiment._scores": "as _point",
-    "training.files.checkpoint": "numbers",
+    "faithfulness.evaluation._is_done": "numbers of tasks, and the names of methods, which file_stem makes plain",
+    "faithfulness.evaluation.do": "likewise",
+    "heads.pruning._point": "the names of series that the experiment itself lists, and numbers",
+    "heads.pruning._recovered": "numbers",
+    "heads.pruning._scores": "as _point",
+    "training.loop.checkpoint": "numbers",
     "video.index._stored_place": "a digest of the video, in hexadecimal",
 }
 
@@ -324,8 +326,8 @@ def test_ids_of_clips_do_not_lead_out_of_the_folder(checkpoint, tmp_path, name):
     results = bulk_results(checkpoint, tmp_path)
     rewritten(results.run, "clip_id", name)
     before = {path for path in tmp_path.rglob("*") if "gallery" not in path.parts}
-    with pytest.raises(lab.InputError, match="wanted the plain name of a file beside it"):
-        lab.render_clips(lab.BulkResults.open(tmp_path / "run"), tmp_path / "gallery" / "page", progress=False)
+    with pytest.raises(lab.errors.InputError, match="wanted the plain name of a file beside it"):
+        lab.bulk.render_clips(lab.BulkResults.open(tmp_path / "run"), tmp_path / "gallery" / "page", progress=False)
     assert {path for path in tmp_path.rglob("*") if "gallery" not in path.parts} == before
 
 
@@ -335,5 +337,5 @@ def test_hidden_states_are_read_from_the_runs_own_folder_alone(checkpoint, tmp_p
     torch.save({}, tmp_path / "secret")
     rewritten(results.run, "hidden_file", "../secret")
     again = lab.BulkResults.open(tmp_path / "run")
-    with pytest.raises(lab.InputError, match="wanted the plain name of a file beside it"):
+    with pytest.raises(lab.errors.InputError, match="wanted the plain name of a file beside it"):
         again.hidden_states(0)

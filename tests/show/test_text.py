@@ -9,13 +9,14 @@ import pytest
 from rich.table import Table
 
 import vivit_lab as lab
-from vivit_lab.bench.table import BenchTable, Column
+from vivit_lab.bench import BenchTable
+from vivit_lab.bench.table import Column
 from vivit_lab.cli import main, options
 from vivit_lab.cli.options import print_error, print_json, print_table, say, say_found, status
 from vivit_lab.errors import VivitLabWarning
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.processing.processor import VivitImageProcessor
-from vivit_lab.show.text import csv_writer, markdown_row, visible
+from vivit_lab.families import VivitForVideoClassification
+from vivit_lab.processing import VivitImageProcessor
+from vivit_lab.text import csv_writer, markdown_row, visible
 
 STEERING = "\x1b[31mred\x1b]0;title\x07\r\x9b2J\x7f\u202e\udc80"
 SHOWN = r"\x1b[31mred\x1b]0;title\x07\r\x9b2J\x7f\u202e\udc80"
@@ -40,7 +41,7 @@ def test_all_that_the_command_line_prints_is_plain(capsys, monkeypatch):
     print_table(table)
     say(f"said {STEERING}")
     say_found(f"found {STEERING}")
-    print_error(lab.InputError(f"wrong {STEERING}"))
+    print_error(lab.errors.InputError(f"wrong {STEERING}"))
     with status(f"busy {STEERING}", quiet=False):
         pass
     out, err = capsys.readouterr()
@@ -101,7 +102,7 @@ def test_names_of_files_and_labels_from_the_outside(checkpoint, video, tmp_path,
 def test_warnings_are_plain(monkeypatch, capsys, checkpoint):
     def load_pair(*_given, **_more):
         warnings.warn(f"odd {STEERING}", VivitLabWarning, stacklevel=2)
-        raise lab.InputError("done")
+        raise lab.errors.InputError("done")
 
     monkeypatch.setattr("vivit_lab.explain.load_pair", load_pair)
     assert main(["info", "nowhere/model"]) == 1

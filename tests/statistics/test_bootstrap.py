@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from vivit_lab.errors import InputError
-from vivit_lab.statistics import bootstrap
-from vivit_lab.statistics.bootstrap import bootstrap_interval, paired_difference
+from vivit_lab.statistics import intervals as bootstrap
+from vivit_lab.statistics.intervals import bootstrap_interval, paired_difference
 
 
 def test_the_interval_is_the_plain_loop():

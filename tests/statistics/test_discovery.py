@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vivit_lab.errors import InputError
-from vivit_lab.statistics.discovery import benjamini_hochberg
+from vivit_lab.statistics.ranks import benjamini_hochberg
 
 levels = st.floats(0, 1, allow_subnormal=False)
 

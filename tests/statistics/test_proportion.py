@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vivit_lab.errors import InputError
-from vivit_lab.statistics.proportion import wilson_interval
+from vivit_lab.statistics import wilson_interval
 
 
 @given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))

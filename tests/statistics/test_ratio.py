@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from vivit_lab.errors import InputError
-from vivit_lab.statistics.bootstrap import bootstrap_interval
-from vivit_lab.statistics.ratio import bootstrap_ratio
+from vivit_lab.statistics.intervals import bootstrap_interval, bootstrap_ratio
 
 
 def test_the_interval_is_the_plain_loop():

@@ -5,9 +5,9 @@ from tests.training.test_parameters import VARIANTS, variant
 from tests.training.tiny_run import SHAPE, Clips, model
 from tests.training.videos import PROCESSOR
 from vivit_lab.errors import ConfigError, InputError
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
-from vivit_lab.processing.processor import VivitImageProcessor
-from vivit_lab.training.adapt import adapt_model, adapt_processor
+from vivit_lab.families import VivitForVideoClassification, VivitModel
+from vivit_lab.processing import VivitImageProcessor
+from vivit_lab.training.finetuning import adapt_model, adapt_processor
 
 NAMES = ["LABEL_0", "LABEL_1", "LABEL_2"]
 PIXELS = Clips().pixels[:2]

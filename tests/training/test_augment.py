@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vivit_lab.errors import ConfigError
-from vivit_lab.processing.processor import VivitImageProcessor
-from vivit_lab.training.augment import Augmentation, jitter_colours
+from vivit_lab.processing import VivitImageProcessor
+from vivit_lab.training import Augmentation
+from vivit_lab.training.augment import jitter_colours
 
 PROCESSOR = VivitImageProcessor.trained_range(size={"shortest_edge": 20}, crop_size={"height": 16, "width": 16})
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 40, 60, 3), dtype=np.uint8)

@@ -7,17 +7,9 @@ from hypothesis import strategies as st
 
 from tests.training.videos import CLASSES, write_broken, write_folders, write_video
 from vivit_lab.errors import InputError
-from vivit_lab.training.clips import (
-    LabelledClip,
-    class_names,
-    find_clips,
-    read_window,
-    readable_clips,
-    split_clips,
-    stretch_of,
-)
-from vivit_lab.video.index import load_index
-from vivit_lab.video.read import read_clip
+from vivit_lab.training import LabelledClip, find_clips
+from vivit_lab.training.data import class_names, read_window, readable_clips, split_clips, stretch_of
+from vivit_lab.video import load_index, read_clip
 
 
 def touch(path):

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vivit_lab.errors import ConfigError
-from vivit_lab.training.config import TrainingConfig
-from vivit_lab.training.schedule import learning_rate
+from vivit_lab.training import TrainingConfig
+from vivit_lab.training.loop import learning_rate
 
 RUNS = st.integers(1, 300).flatmap(
     lambda steps: st.builds(

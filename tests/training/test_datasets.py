@@ -6,11 +6,10 @@ from hypothesis import strategies as st
 
 from tests.training.videos import CLASSES, PROCESSOR, write_broken, write_folders, write_video
 from vivit_lab.errors import InputError, SkippedClipWarning
-from vivit_lab.training.augment import Augmentation
-from vivit_lab.training.clips import LabelledClip, find_clips
-from vivit_lab.training.datasets import RunClips, ViewClips
-from vivit_lab.video.read import read_clip
-from vivit_lab.video.views import temporal_views
+from vivit_lab.training import Augmentation, LabelledClip, find_clips
+from vivit_lab.training.data import RunClips, ViewClips
+from vivit_lab.video import read_clip
+from vivit_lab.video.read import temporal_views
 
 
 @pytest.fixture(scope="module")

@@ -8,19 +8,14 @@ import torch
 
 from tests.training.test_parameters import VARIANTS, variant
 from tests.training.videos import CLASSES, PROCESSOR, save_tiny, write_broken, write_folders
-from vivit_lab.attribution.chefer import CheferRelevance
-from vivit_lab.attribution.raw import RawAttention
+from vivit_lab.attribution import CheferRelevance, RawAttention
 from vivit_lab.errors import ConfigError, DamagedFileError, InputError
 from vivit_lab.evaluation import open_data
 from vivit_lab.explain import explain_video, load_pair
-from vivit_lab.faithfulness.evaluate import EvaluationPlan, evaluate
-from vivit_lab.faithfulness.saco import SaCo
-from vivit_lab.training.adapt import adapt_model
-from vivit_lab.training.augment import Augmentation
-from vivit_lab.training.clips import find_clips
-from vivit_lab.training.files import read_log
-from vivit_lab.training.finetune import finetune
-from vivit_lab.training.scores import classify_clips
+from vivit_lab.faithfulness import EvaluationPlan, SaCo, evaluate
+from vivit_lab.training import Augmentation, classify_clips, find_clips, finetune
+from vivit_lab.training.finetuning import adapt_model
+from vivit_lab.training.loop import read_log
 
 PLAIN = Augmentation.none(2)
 QUICK = {"learning_rate": 5e-3, "layer_decay": 1.0, "batch_size": 4, "views": 2, "progress": False, "cpu": True}

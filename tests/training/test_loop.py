@@ -20,11 +20,10 @@ from vivit_lab.errors import (
     InputError,
     MissingExtraError,
 )
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.model.views import mean_logits
-from vivit_lab.training.files import RunFiles, read_log
-from vivit_lab.training.loop import train
-from vivit_lab.training.parameters import parameter_groups
+from vivit_lab.families import VivitForVideoClassification
+from vivit_lab.families.views import mean_logits
+from vivit_lab.training import train
+from vivit_lab.training.loop import RunFiles, parameter_groups, read_log
 
 ALL_ON = replace(
     PLAIN, label_smoothing=0.1, stochastic_depth=0.3, mixup=0.4, num_workers=1, checkpoint_every=3, evaluate_every=6

@@ -8,14 +8,11 @@ import torch
 
 from tests.training.tiny_run import SHAPE
 from tests.training.videos import PROCESSOR
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.planted.config import LABELS
-from vivit_lab.training.augment import Augmentation
-from vivit_lab.training.clips import LabelledClip
-from vivit_lab.training.datasets import RunClips
-from vivit_lab.training.finetune import finetune
-from vivit_lab.training.mirror import mirror_of
-from vivit_lab.video.encode import MovieWriter
+from vivit_lab.families import VivitForVideoClassification
+from vivit_lab.planted.scene import LABELS
+from vivit_lab.training import Augmentation, LabelledClip, finetune, mirror_of
+from vivit_lab.training.data import RunClips
+from vivit_lab.video import MovieWriter
 
 
 @pytest.mark.parametrize(

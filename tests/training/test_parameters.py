@@ -5,10 +5,9 @@ import torch
 
 from tests.training.tiny_run import PLAIN, SHAPE, Clips, model
 from vivit_lab.errors import ConfigError
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.training.loop import train
-from vivit_lab.training.parameters import layers_of, make_optimizer, parameter_groups, prepared, stacks_of
-from vivit_lab.training.regularise import stochastic_depth
+from vivit_lab.families import VivitForVideoClassification
+from vivit_lab.training import train
+from vivit_lab.training.loop import layers_of, make_optimizer, parameter_groups, prepared, stacks_of, stochastic_depth
 
 VARIANTS = {
     "spacetime": ("token", [3], 1),

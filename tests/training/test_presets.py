@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vivit_lab.errors import ConfigError, InputError
-from vivit_lab.training.presets import PRESETS, preset_by_name
-from vivit_lab.training.schedule import learning_rate
+from vivit_lab.training import PRESETS
+from vivit_lab.training.config import preset_by_name
+from vivit_lab.training.loop import learning_rate
 
 # the released configurations: batch, epochs, warm-up epochs, rate, droplayer, smoothing, mixup, colour, stride
 PAPER = {

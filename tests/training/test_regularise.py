@@ -3,7 +3,7 @@ import torch
 
 from tests.training.tiny_run import Clips, model
 from vivit_lab.errors import ConfigError, InputError
-from vivit_lab.training.regularise import mixup, stochastic_depth
+from vivit_lab.training.loop import mixup, stochastic_depth
 
 PIXELS = Clips().pixels[:6]
 

@@ -7,10 +7,10 @@ import torch
 from tests.training.tiny_run import SHAPE, model
 from tests.training.videos import CLASSES, PROCESSOR, write_broken, write_folders
 from vivit_lab.errors import InputError
-from vivit_lab.training.clips import LabelledClip, find_clips
-from vivit_lab.training.scores import ClassificationReport, ClipPrediction, classify_clips
-from vivit_lab.video.read import read_frames
-from vivit_lab.video.views import temporal_views
+from vivit_lab.training import ClassificationReport, LabelledClip, classify_clips, find_clips
+from vivit_lab.training.scores import ClipPrediction
+from vivit_lab.video import read_frames
+from vivit_lab.video.read import temporal_views
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 import torch
 from torch.utils.data import Dataset
 
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.model.config import VivitConfig
-from vivit_lab.training.config import TrainingConfig
+from vivit_lab.families import VivitForVideoClassification
+from vivit_lab.model import VivitConfig
+from vivit_lab.training import TrainingConfig
 
 SHAPE = VivitConfig(
     image_size=8,

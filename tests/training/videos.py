@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from tests.training.tiny_run import SHAPE
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.processing.processor import VivitImageProcessor
-from vivit_lab.video.encode import MovieWriter
+from vivit_lab.families import VivitForVideoClassification
+from vivit_lab.processing import VivitImageProcessor
+from vivit_lab.video import MovieWriter
 
 CLASSES = ("blue", "green", "red")
 PROCESSOR = VivitImageProcessor.trained_range(size={"shortest_edge": 10}, crop_size={"height": 8, "width": 8})

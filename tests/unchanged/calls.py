@@ -17,81 +17,90 @@ import torch
 
 import vivit_lab
 from tests.unchanged.numbers import HALF
-from vivit_lab.attribution.base import AttributionMap
-from vivit_lab.attribution.diagnostics_artefacts import artefact_tokens
-from vivit_lab.attribution.diagnostics_contrast import class_contrast
-from vivit_lab.attribution.diagnostics_separation import space_time_separation
-from vivit_lab.attribution.diagnostics_sinks import attention_sinks
+from vivit_lab.attribution import (
+    AttributionMap,
+    artefact_tokens,
+    attention_sinks,
+    class_contrast,
+    space_time_separation,
+)
 from vivit_lab.attribution.registry import METHODS, make_method
-from vivit_lab.bulk.engine import run_bulk
-from vivit_lab.bulk.job import BulkJob
-from vivit_lab.bulk.local import LocalExecutor
-from vivit_lab.bulk.masks import MaskList
-from vivit_lab.bulk.results import BulkResults
-from vivit_lab.bulk.stages import ClipStage
-from vivit_lab.bulk.sweep_results import HeadSweepResults, sweep_heads
+from vivit_lab.bulk import BulkJob, BulkResults, HeadSweepResults, LocalExecutor, MaskList, run_bulk, sweep_heads
+from vivit_lab.bulk.job import ClipStage
 from vivit_lab.cli import main
 from vivit_lab.errors import VivitLabError
 from vivit_lab.evaluation import open_data
 from vivit_lab.explain import load_pair
-from vivit_lab.faithfulness.controls import CentreGaussian, FrameDifference, RandomMap
-from vivit_lab.faithfulness.dropping import forward_kept_tokens
-from vivit_lab.faithfulness.evaluate import EvaluationPlan, evaluate
-from vivit_lab.faithfulness.infidelity import Infidelity
-from vivit_lab.faithfulness.localisation import localise
-from vivit_lab.faithfulness.perturbation import Perturbation
-from vivit_lab.faithfulness.report import FaithfulnessReport
-from vivit_lab.faithfulness.saco import SaCo
-from vivit_lab.faithfulness.sanity import check_sanity
-from vivit_lab.faithfulness.sensitivity import SensitivityN
-from vivit_lab.heads.curves import PruningCurves
-from vivit_lab.heads.experiment import PruningExperiment
-from vivit_lab.heads.importance import HeadImportance
-from vivit_lab.heads.mask import HeadMask
-from vivit_lab.heads.motion import estimate_motion
-from vivit_lab.heads.prune import head_means, prune_heads
+from vivit_lab.faithfulness import (
+    CentreGaussian,
+    EvaluationPlan,
+    FaithfulnessReport,
+    FrameDifference,
+    Infidelity,
+    Perturbation,
+    RandomMap,
+    SaCo,
+    SensitivityN,
+    check_sanity,
+    evaluate,
+    forward_kept_tokens,
+    localise,
+)
+from vivit_lab.families import VivitForVideoClassification, VivitModel, load_model, model_cost, predict_views
+from vivit_lab.heads import (
+    HeadImportance,
+    HeadMask,
+    HeadStatistics,
+    PruningCurves,
+    PruningExperiment,
+    Taxonomy,
+    estimate_motion,
+    head_means,
+    head_roles,
+    head_statistics,
+    prune_heads,
+)
 from vivit_lab.heads.registry import IMPORTANCES
-from vivit_lab.heads.roles import head_roles
-from vivit_lab.heads.statistics import head_statistics
-from vivit_lab.heads.statistics_result import HeadStatistics
-from vivit_lab.heads.taxonomy import Taxonomy
-from vivit_lab.hooks.gradients import record_gradients
-from vivit_lab.hooks.logit_attribution import direct_logit_attribution
-from vivit_lab.hooks.logit_lens import logit_lens
-from vivit_lab.hooks.recorder import record_attention
-from vivit_lab.hooks.targets import CosineSimilarity, LogitDifference, OwnEmbedding, Probability
-from vivit_lab.interventions.ablation import ablate
-from vivit_lab.interventions.ablation_effects import AblationEffects, CausalTemporalScore
-from vivit_lab.interventions.activation_patching import ActivationPatching
-from vivit_lab.interventions.attribution_patching import AttributionPatching
-from vivit_lab.interventions.corruptions import FreezeFrame, ReverseFrames, ShuffleFrames
-from vivit_lab.interventions.corruptions_space import BlurTube, SwapRegion
-from vivit_lab.interventions.effects import EffectTable
-from vivit_lab.interventions.knockout import PAIRS, knock_out
-from vivit_lab.interventions.patch import patch
-from vivit_lab.interventions.patching_result import PatchingResult
-from vivit_lab.interventions.path_patching import PathPatching
-from vivit_lab.interventions.steering import steer, steering_vector
-from vivit_lab.interventions.tokens import Region
-from vivit_lab.model.auto import load_model
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
-from vivit_lab.model.config import VivitConfig
-from vivit_lab.model.cost import model_cost
-from vivit_lab.model.views import predict_views
-from vivit_lab.planted.clip import planted_clip
-from vivit_lab.planted.config import PlantedConfig
-from vivit_lab.planted.dataset import PlantedDataset
-from vivit_lab.planted.files import read_planted, write_planted
-from vivit_lab.processing.processor import VivitImageProcessor
-from vivit_lab.render.overlay import heat_on_source
-from vivit_lab.statistics.proportion import wilson_interval
-from vivit_lab.training.config import TrainingConfig
-from vivit_lab.training.files import read_log
-from vivit_lab.training.loop import train
-from vivit_lab.video.encode import MovieWriter
-from vivit_lab.video.read import read_clip
-from vivit_lab.video.sample import sample_frame_indices, uniform_frame_indices
-from vivit_lab.widgets.clip_explorer import ClipExplorer
+from vivit_lab.interventions import (
+    AblationEffects,
+    ActivationPatching,
+    AttributionPatching,
+    BlurTube,
+    CausalTemporalScore,
+    EffectTable,
+    FreezeFrame,
+    PatchingResult,
+    PathPatching,
+    Region,
+    ReverseFrames,
+    ShuffleFrames,
+    SwapRegion,
+    ablate,
+    knock_out,
+    patch,
+    steer,
+    steering_vector,
+)
+from vivit_lab.interventions.knockout import PAIRS
+from vivit_lab.model import VivitConfig
+from vivit_lab.planted import PlantedConfig, PlantedDataset, planted_clip, read_planted, write_planted
+from vivit_lab.processing import VivitImageProcessor
+from vivit_lab.records import (
+    CosineSimilarity,
+    LogitDifference,
+    OwnEmbedding,
+    Probability,
+    direct_logit_attribution,
+    logit_lens,
+    record_attention,
+    record_gradients,
+)
+from vivit_lab.render import heat_on_source
+from vivit_lab.statistics import wilson_interval
+from vivit_lab.training import TrainingConfig, train
+from vivit_lab.training.loop import read_log
+from vivit_lab.video import MovieWriter, read_clip, sample_frame_indices, uniform_frame_indices
+from vivit_lab.widgets import ClipExplorer
 
 #: Numbers by name; a text is a refusal.
 Numbers = Mapping[str, Any]

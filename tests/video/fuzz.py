@@ -30,9 +30,7 @@ import numpy as np
 from tests.video.break_video import remux
 from tests.video.make_video import FRAME, MS, Variant
 from vivit_lab.errors import DecodeWarning, VivitLabError
-from vivit_lab.video.index import load_index
-from vivit_lab.video.info import probe
-from vivit_lab.video.read import read_clip, read_frames
+from vivit_lab.video import load_index, probe, read_clip, read_frames
 
 __all__ = ["DAMAGES", "KINDS", "Case", "case", "check", "in_process", "run"]
 

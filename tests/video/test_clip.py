@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from vivit_lab.errors import InputError
-from vivit_lab.video.clip import Clip
-from vivit_lab.video.geometry import Geometry
+from vivit_lab.video import Clip, Geometry
 
 FRAMES = np.zeros((4, 6, 8, 3), np.uint8)
 

@@ -10,8 +10,7 @@ import pytest
 
 from tests.video.make_video import picture, read_number
 from vivit_lab.errors import ColorWarning, DecodeError
-from vivit_lab.video.info import probe
-from vivit_lab.video.read import read_clip, read_frames
+from vivit_lab.video import probe, read_clip, read_frames
 
 # red and blue shares of brightness, from ITU-R BT.709, BT.601 and BT.2020
 WEIGHTS = {

@@ -10,8 +10,7 @@ import pytest
 from tests.video.break_video import blank, claim_frames, cut, flip
 from tests.video.make_video import FRAME, MS, Variant, read_number
 from vivit_lab.errors import DecodeError, DecodeWarning, NotAVideoError, ShortClipWarning
-from vivit_lab.video.info import probe
-from vivit_lab.video.read import read_clip, read_frames
+from vivit_lab.video import probe, read_clip, read_frames
 
 LARGE = (240, 320)
 FASTSTART = {"movflags": "faststart"}

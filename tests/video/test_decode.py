@@ -12,9 +12,7 @@ import pytest
 from tests.video.break_video import joined, remux, trim_by_edit_list, turned
 from tests.video.make_video import TWO_STREAMS, VARIANTS, Variant, picture, read_number
 from vivit_lab.errors import InputError
-from vivit_lab.video.index import load_index
-from vivit_lab.video.info import probe
-from vivit_lab.video.read import read_clip, read_frames, read_video_pyav
+from vivit_lab.video import load_index, probe, read_clip, read_frames, read_video_pyav
 
 EACH = pytest.mark.parametrize("kind", VARIANTS, ids=lambda kind: kind.name)
 

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from tests.video.make_video import irregular, picture, read_number
 from vivit_lab.errors import BackendError, InputError, VideoNotFoundError
-from vivit_lab.video.encode import TIME_BASE, MovieWriter
-from vivit_lab.video.info import probe
-from vivit_lab.video.read import read_clip
+from vivit_lab.video import MovieWriter, probe, read_clip
+from vivit_lab.video.encode import TIME_BASE
 
 EXACT = {"exact.mp4": {"codec": "libx264rgb", "crf": 0}, "exact.mkv": {"codec": "ffv1"}}
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vivit_lab.errors import InputError
-from vivit_lab.video.geometry import Geometry
+from vivit_lab.video import Geometry
 
 SIZES = st.integers(1, 500)
 OFFSETS = st.integers(-100, 100)

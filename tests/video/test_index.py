@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from tests.video.break_video import claim_frames
 from tests.video.make_video import FRAME, Variant
 from vivit_lab.errors import DecodeError, InputError, NotAVideoError, StorageError
-from vivit_lab.video.index import FrameIndex, _Cache, _increasing, load_index
+from vivit_lab.video import FrameIndex, load_index, read_clip, read_frames
+from vivit_lab.video.index import _Cache, _increasing
 from vivit_lab.video.keyframes import is_clean_start
-from vivit_lab.video.read import read_clip, read_frames
 
 
 def index_of(pts, keys=(0,), base=Fraction(1, 1000), last=40):

@@ -8,7 +8,7 @@ import pytest
 from tests.video.break_video import sound_only
 from tests.video.make_video import TWO_STREAMS, VARIANTS
 from vivit_lab.errors import NotAVideoError, VideoNotFoundError
-from vivit_lab.video.info import probe
+from vivit_lab.video import probe
 
 
 @pytest.mark.parametrize("kind", VARIANTS, ids=lambda kind: kind.name)

@@ -18,7 +18,7 @@ from vivit_lab.errors import (
     ShortClipWarning,
     VideoNotFoundError,
 )
-from vivit_lab.video.read import read_clip, read_frames, read_video_pyav
+from vivit_lab.video import read_clip, read_frames, read_video_pyav
 
 
 def numbers(clip):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vivit_lab.errors import InputError, ShortClipWarning
-from vivit_lab.video.sample import sample_frame_indices, uniform_frame_indices
+from vivit_lab.video import sample_frame_indices, uniform_frame_indices
 
 
 @given(st.integers(1, 40), st.integers(1, 8), st.integers(1, 1000), st.integers(0, 2**31))

@@ -15,11 +15,10 @@ import pytest
 from tests.video.break_video import blank
 from tests.video.make_video import MS, Variant
 from vivit_lab.errors import DecodeError, InputError, NotAVideoError, ShortClipWarning, VideoNotFoundError
+from vivit_lab.video import FrameIndex, MovieWriter, probe, read_clip, read_frames, read_video_pyav
 from vivit_lab.video.decode import Decoding
-from vivit_lab.video.encode import MovieWriter
-from vivit_lab.video.index import FrameIndex, index_decoded, index_packets
-from vivit_lab.video.info import _first_frame, probe
-from vivit_lab.video.read import read_clip, read_frames, read_video_pyav
+from vivit_lab.video.index import index_decoded, index_packets
+from vivit_lab.video.info import _first_frame
 from vivit_lab.video.source import choose_stream, open_video
 
 

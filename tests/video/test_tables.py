@@ -9,8 +9,8 @@ import pytest
 from tests.video.break_video import cut, remux, trim_by_edit_list, write_edit_list
 from tests.video.make_video import FRAME, TWO_STREAMS, VARIANTS, Variant, read_number
 from vivit_lab.errors import NotAVideoError
+from vivit_lab.video import read_clip, read_frames
 from vivit_lab.video.index import index_packets
-from vivit_lab.video.read import read_clip, read_frames
 from vivit_lab.video.source import open_video
 from vivit_lab.video.tables import table_packets
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from tests.model.tiny import TINY
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
-from vivit_lab.model.config import VivitConfig
-from vivit_lab.processing.processor import VivitImageProcessor
-from vivit_lab.video.clip import Clip
+from vivit_lab.families import VivitForVideoClassification, VivitModel
+from vivit_lab.model import VivitConfig
+from vivit_lab.processing import VivitImageProcessor
+from vivit_lab.video import Clip
 
 
 @pytest.fixture

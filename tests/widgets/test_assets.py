@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from vivit_lab.colormap import COLORMAP_NAMES, get_colormap
-from vivit_lab.widgets.assets import script_of, style_of
-from vivit_lab.widgets.clip_explorer import ClipExplorer
+from vivit_lab.widgets import ClipExplorer
+from vivit_lab.widgets.base import script_of, style_of
 
 STATIC = files("vivit_lab.widgets") / "static"
 

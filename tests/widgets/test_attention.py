@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from vivit_lab.errors import InputError
-from vivit_lab.hooks.recorder import record_attention
-from vivit_lab.widgets.attention import AttentionView, RowCache, check_heads, fuse_choice
+from vivit_lab.records import record_attention
+from vivit_lab.widgets.clip_explorer import AttentionView, RowCache, check_heads, fuse_choice
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_what_cannot_be_shown_is_refused(record, classifier, clip):
 
 
 def test_the_cache_forgets_the_oldest(record, monkeypatch):
-    monkeypatch.setattr("vivit_lab.widgets.attention._KEPT", 2)
+    monkeypatch.setattr("vivit_lab.widgets.clip_explorer._KEPT", 2)
     rows = RowCache(record)
     first = rows.heads(0, "attends_to")
     rows.heads(1, "attends_to")

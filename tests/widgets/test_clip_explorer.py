@@ -7,14 +7,12 @@ import pytest
 import torch
 
 from tests.model.tiny import TINY
-from vivit_lab.attribution.chefer import CheferRelevance
-from vivit_lab.attribution.input_gradient import InputXGradient
-from vivit_lab.attribution.rollout import AttentionRollout
+from vivit_lab.attribution import AttentionRollout, CheferRelevance, InputXGradient
 from vivit_lab.errors import GridError, InputError
-from vivit_lab.hooks.recorder import record_attention
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
-from vivit_lab.model.config import VivitConfig
-from vivit_lab.widgets.clip_explorer import ClipExplorer
+from vivit_lab.families import VivitForVideoClassification, VivitModel
+from vivit_lab.model import VivitConfig
+from vivit_lab.records import record_attention
+from vivit_lab.widgets import ClipExplorer
 
 
 @pytest.fixture

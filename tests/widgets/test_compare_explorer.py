@@ -5,15 +5,14 @@ import pytest
 import torch
 
 from tests.model.tiny import TINY
-from vivit_lab.attribution.chefer import CheferRelevance
-from vivit_lab.attribution.rollout import AttentionRollout
+from vivit_lab.attribution import AttentionRollout, CheferRelevance
 from vivit_lab.errors import InputError
-from vivit_lab.heads.mask import HeadMask
-from vivit_lab.interventions.corruptions import ReverseFrames
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.model.config import VivitConfig
+from vivit_lab.families import VivitForVideoClassification
+from vivit_lab.heads import HeadMask
+from vivit_lab.interventions import ReverseFrames
+from vivit_lab.model import VivitConfig
 from vivit_lab.statistics.ranks import spearman
-from vivit_lab.widgets.compare_explorer import CompareExplorer, Side
+from vivit_lab.widgets import CompareExplorer, Side
 
 
 def heat(compare, side):

@@ -5,9 +5,9 @@ import threading
 import pytest
 import torch
 
-from vivit_lab.attribution.occlusion import Occlusion
+from vivit_lab.attribution import Occlusion
 from vivit_lab.progress import progress_bar
-from vivit_lab.widgets.executor import Executor, Task, TaskCancelledError, model_lock
+from vivit_lab.widgets.base import Executor, Task, TaskCancelledError, model_lock
 
 
 def fail(error):

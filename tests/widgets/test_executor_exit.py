@@ -7,7 +7,7 @@ SCRIPT = """
 import time
 import torch
 from contextlib import nullcontext
-from vivit_lab.widgets.executor import Executor
+from vivit_lab.widgets.base import Executor
 
 started = []
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vivit_lab.attribution.base import AttributionMap
+from vivit_lab.attribution import AttributionMap
 from vivit_lab.errors import InputError, VideoNotFoundError
-from vivit_lab.render.overlay import to_frames
-from vivit_lab.widgets.clip_explorer import ClipExplorer
-from vivit_lab.widgets.export import painter_of
+from vivit_lab.render import to_frames
+from vivit_lab.widgets import ClipExplorer
+from vivit_lab.widgets.clip_explorer import painter_of
 
 
 @pytest.fixture

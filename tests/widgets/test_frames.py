@@ -10,9 +10,8 @@ from PIL import Image
 
 from vivit_lab.errors import GridError, InputError
 from vivit_lab.grid import TokenGrid
-from vivit_lab.render.place import source_place
-from vivit_lab.video.clip import Clip
-from vivit_lab.video.geometry import Geometry
+from vivit_lab.render.painter import source_place
+from vivit_lab.video import Clip, Geometry
 from vivit_lab.widgets.frames import display_geometry, ship_clip
 
 GRID = TokenGrid(2, 2, 2)

@@ -7,13 +7,9 @@ import pytest
 import torch
 
 from vivit_lab.errors import InputError
-from vivit_lab.heads.gradient import MichelImportance
-from vivit_lab.heads.mask import HeadMask
-from vivit_lab.heads.prune import prune_heads
-from vivit_lab.widgets.clip_explorer import ClipExplorer
-from vivit_lab.widgets.head_explorer import HeadExplorer
-from vivit_lab.widgets.head_scores import HeadScore, given_score
-from vivit_lab.widgets.link import link_views
+from vivit_lab.heads import HeadMask, MichelImportance, prune_heads
+from vivit_lab.widgets import ClipExplorer, HeadExplorer, link_views
+from vivit_lab.widgets.head_explorer import HeadScore, given_score
 
 LAYERS, HEADS = 3, 4
 

@@ -5,11 +5,10 @@ import torch
 
 from tests.model.tiny import TINY
 from vivit_lab.errors import InputError
-from vivit_lab.model.classifier import VivitModel
-from vivit_lab.model.config import VivitConfig
+from vivit_lab.families import VivitModel
+from vivit_lab.model import VivitConfig
+from vivit_lab.widgets import ClipExplorer, link_views
 from vivit_lab.widgets.base import LabWidget
-from vivit_lab.widgets.clip_explorer import ClipExplorer
-from vivit_lab.widgets.link import link_views
 
 
 def test_views_share_frame_layer_head_and_query(classifier, clip):

@@ -3,8 +3,8 @@
 import pytest
 
 from vivit_lab.attribution.registry import METHODS
-from vivit_lab.hooks.recorder import record_attention
-from vivit_lab.widgets.menus import arguments_of, is_agnostic, make_menus
+from vivit_lab.records import record_attention
+from vivit_lab.widgets.clip_explorer import arguments_of, is_agnostic, make_menus
 
 
 @pytest.mark.parametrize("has_classes", [True, False])

@@ -4,7 +4,7 @@ import base64
 import json
 import re
 
-from vivit_lab.widgets.page import offline_page
+from vivit_lab.widgets.base import offline_page
 
 STATE = {"text": "</script><b>", "numbers": [1, 2.5, None], "data": b"\x00\xff</script>"}
 

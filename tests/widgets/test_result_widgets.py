@@ -9,19 +9,18 @@ import torch
 
 from vivit_lab.errors import InputError
 from vivit_lab.evaluation import stored_report
-from vivit_lab.heads.curves import PruningCurves
-from vivit_lab.heads.experiment import PruningExperiment
-from vivit_lab.hooks.logit_lens import logit_lens
-from vivit_lab.interventions.activation_patching import ActivationPatching
-from vivit_lab.interventions.corruptions import ReverseFrames
-from vivit_lab.interventions.effects import EffectTable
-from vivit_lab.model.logit_lens import LogitLens
-from vivit_lab.widgets.clip_explorer import ClipExplorer
-from vivit_lab.widgets.faithfulness_table import FaithfulnessTable
-from vivit_lab.widgets.link import link_views
-from vivit_lab.widgets.logit_lens_strip import LogitLensStrip
-from vivit_lab.widgets.patching_heatmap import PatchingHeatmap
-from vivit_lab.widgets.pruning_curves import PruningCurvesView
+from vivit_lab.heads import PruningCurves, PruningExperiment
+from vivit_lab.interventions import ActivationPatching, EffectTable, ReverseFrames
+from vivit_lab.model import LogitLens
+from vivit_lab.records import logit_lens
+from vivit_lab.widgets import (
+    ClipExplorer,
+    FaithfulnessTable,
+    LogitLensStrip,
+    PatchingHeatmap,
+    PruningCurvesView,
+    link_views,
+)
 
 # --- logit lens -------------------------------------------------------------------------------------------------------
 

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from vivit_lab.hooks.recorder import record_attention
-from vivit_lab.widgets.attention import RowCache
-from vivit_lab.widgets.table import layer_maps, make_table
+from vivit_lab.records import record_attention
+from vivit_lab.widgets.clip_explorer import RowCache, layer_maps, make_table
 
 
 @pytest.fixture

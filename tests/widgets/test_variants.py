@@ -5,25 +5,16 @@ import pytest
 import torch
 
 from tests.model.tiny import TINY
-from vivit_lab.attribution.chefer import CheferRelevance
-from vivit_lab.attribution.rollout import AttentionRollout
-from vivit_lab.heads.gradient import MichelImportance
-from vivit_lab.heads.mask import HeadMask
-from vivit_lab.hooks.logit_lens import logit_lens
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.model.config import VivitConfig
-from vivit_lab.model.variants import VARIANTS
-from vivit_lab.processing.processor import VivitImageProcessor
-from vivit_lab.render.movie import render_movie
-from vivit_lab.render.overlay import to_frames
-from vivit_lab.render.sheet import contact_sheet
-from vivit_lab.video.clip import Clip
-from vivit_lab.video.read import read_frames
-from vivit_lab.widgets.clip_explorer import ClipExplorer
-from vivit_lab.widgets.compare_explorer import CompareExplorer
-from vivit_lab.widgets.head_explorer import HeadExplorer
-from vivit_lab.widgets.logit_lens_strip import LogitLensStrip
-from vivit_lab.widgets.workbench import Workbench
+from vivit_lab.attribution import AttentionRollout, CheferRelevance
+from vivit_lab.families import VivitForVideoClassification
+from vivit_lab.heads import HeadMask, MichelImportance
+from vivit_lab.model import VivitConfig
+from vivit_lab.model.config import VARIANTS
+from vivit_lab.processing import VivitImageProcessor
+from vivit_lab.records import logit_lens
+from vivit_lab.render import contact_sheet, render_movie, to_frames
+from vivit_lab.video import Clip, read_frames
+from vivit_lab.widgets import ClipExplorer, CompareExplorer, HeadExplorer, LogitLensStrip, Workbench
 
 
 @pytest.fixture(params=VARIANTS)

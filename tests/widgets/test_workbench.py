@@ -8,13 +8,12 @@ import vivit_lab.widgets.workbench as module
 from tests.model.tiny import TINY
 from vivit_lab.errors import InputError, VideoNotFoundError
 from vivit_lab.evaluation import stored_report
-from vivit_lab.heads.mask import HeadMask
-from vivit_lab.model.config import VivitConfig
-from vivit_lab.processing.processor import VivitImageProcessor
-from vivit_lab.widgets.compare_explorer import CompareExplorer
-from vivit_lab.widgets.faithfulness_table import FaithfulnessTable
+from vivit_lab.heads import HeadMask
+from vivit_lab.model import VivitConfig
+from vivit_lab.processing import VivitImageProcessor
+from vivit_lab.widgets import CompareExplorer, FaithfulnessTable, Workbench
 from vivit_lab.widgets.load_panel import LoadPanel, open_clip
-from vivit_lab.widgets.workbench import Workbench, view_of
+from vivit_lab.widgets.workbench import view_of
 
 
 @pytest.fixture
@@ -202,7 +201,7 @@ def test_a_model_without_classes_compares_two_attention_maps(tmp_path, video):
     assert bench.model is None
     select(bench, "Heads")  # nothing is loaded: nothing happens
     assert bench.views == {}
-    from vivit_lab.model.classifier import VivitModel
+    from vivit_lab.families import VivitModel
 
     VivitModel(VivitConfig(**TINY)).save_pretrained(tmp_path)
     processor = VivitImageProcessor.trained_range(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32})

@@ -13,12 +13,12 @@ from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.attribution.products import gradient_map, gradient_record_of, layer_range
 from vivit_lab.attribution.reading import require_one_sequence
 from vivit_lab.errors import InputError
-from vivit_lab.hooks.gradients import GradientRecord
-from vivit_lab.hooks.precision import warn_of_error
-from vivit_lab.hooks.targets import TargetLike
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.families.vivit import VivitForVideoClassification, VivitModel
 from vivit_lab.model.inputs import has_values
 from vivit_lab.numbers import checked_numbers
+from vivit_lab.records.gradients import GradientRecord
+from vivit_lab.records.inputs import warn_of_error
+from vivit_lab.records.targets import TargetLike
 from vivit_lab.video.clip import Clip
 
 __all__ = ["AttCAT"]

@@ -12,12 +12,11 @@ from torch import Tensor
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.attribution.products import carry_products, gradient_map, gradient_record_of
 from vivit_lab.attribution.reading import query_tokens
-from vivit_lab.hooks.gradients import GradientRecord
-from vivit_lab.hooks.record import full_precision
-from vivit_lab.hooks.sequences import FusedRows
-from vivit_lab.hooks.targets import TargetLike
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.families.vivit import VivitForVideoClassification, VivitModel
 from vivit_lab.numbers import checked_numbers
+from vivit_lab.records.attention import FusedRows, full_precision
+from vivit_lab.records.gradients import GradientRecord
+from vivit_lab.records.targets import TargetLike
 from vivit_lab.video.clip import Clip
 
 __all__ = ["AttentionGradient"]

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
+from vivit_lab.drawing import draw
 from vivit_lab.errors import GridError, InputError
 from vivit_lab.files import stored_fields, stored_tensors
 from vivit_lab.grid import TokenGrid
-from vivit_lab.hooks.classes import all_names
+from vivit_lab.records.targets import all_names
 
 __all__ = ["AttributionMap", "is_fake"]
 
@@ -154,9 +155,7 @@ class AttributionMap:
 
     def _repr_html_(self) -> str:
         """Return the map as a notebook shows it: what it is, its colour scale, and its tubelet rows as pictures."""
-        from vivit_lab.attribution._html import map_html
-
-        return map_html(self, has_values=not is_fake(self.relevance))
+        return draw(self)
 
 
 def is_fake(tensor: torch.Tensor) -> bool:

@@ -19,11 +19,11 @@ from vivit_lab.attribution.products import (
     one_hot_weights,
 )
 from vivit_lab.attribution.reading import query_tokens
-from vivit_lab.hooks.gradients import GradientRecord
-from vivit_lab.hooks.sequences import FusedRows
-from vivit_lab.hooks.targets import TargetLike
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.families.vivit import VivitForVideoClassification, VivitModel
 from vivit_lab.numbers import checked_numbers
+from vivit_lab.records.attention import FusedRows
+from vivit_lab.records.gradients import GradientRecord
+from vivit_lab.records.targets import TargetLike
 from vivit_lab.video.clip import Clip
 
 __all__ = ["CheferRelevance"]

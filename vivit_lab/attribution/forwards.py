@@ -15,17 +15,14 @@ from torch import Tensor
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.attribution.reading import parameters_of
 from vivit_lab.errors import InputError
+from vivit_lab.families.vivit import VivitForVideoClassification, VivitModel, expand_head_mask
 from vivit_lab.grid import TokenGrid
-from vivit_lab.hooks.inputs import Pixels, as_pixel_values
-from vivit_lab.hooks.precision import half_dtype
-from vivit_lab.hooks.record import full_precision
-from vivit_lab.hooks.recorder import evaluating, record_provenance
-from vivit_lab.hooks.targets import BoundTarget, ClassLogit, TargetLike, bind_target
-from vivit_lab.hooks.values import frozen
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
-from vivit_lab.model.encoder import expand_head_mask
 from vivit_lab.model.outputs import VideoClassifierOutput
 from vivit_lab.numbers import check_whole, is_number
+from vivit_lab.records.attention import evaluating, full_precision, record_provenance
+from vivit_lab.records.inputs import Pixels, as_pixel_values, half_dtype
+from vivit_lab.records.targets import BoundTarget, ClassLogit, TargetLike, bind_target
+from vivit_lab.records.values import frozen
 from vivit_lab.video.clip import Clip
 
 __all__ = ["Problem", "baseline_pixels", "check_baseline", "check_positive", "tubelet_sum"]

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.attribution.forwards import Problem, tubelet_sum
-from vivit_lab.hooks.targets import TargetLike
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.families.vivit import VivitForVideoClassification, VivitModel
+from vivit_lab.records.targets import TargetLike
 from vivit_lab.video.clip import Clip
 
 __all__ = ["InputXGradient"]

@@ -13,14 +13,13 @@ from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.attribution.products import layer_range
 from vivit_lab.attribution.reading import map_of, require_one_sequence
 from vivit_lab.errors import InputError
-from vivit_lab.hooks.axial import AxialRecord
-from vivit_lab.hooks.recorder import evaluating
-from vivit_lab.hooks.targets import BoundTarget, TargetLike, bind_target
-from vivit_lab.hooks.values import ValueRecord, frozen, record_values
+from vivit_lab.families.vivit import VivitForVideoClassification, VivitModel
 from vivit_lab.model.attention import AttentionParts
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
-from vivit_lab.model.encoder import Encoded
+from vivit_lab.model.outputs import Encoded
 from vivit_lab.numbers import checked_numbers
+from vivit_lab.records.attention import AxialRecord, evaluating
+from vivit_lab.records.targets import BoundTarget, TargetLike, bind_target
+from vivit_lab.records.values import ValueRecord, frozen, record_values
 from vivit_lab.video.clip import Clip
 
 __all__ = ["LeGrad"]

@@ -12,12 +12,12 @@ from torch import Tensor
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.attribution.forwards import Problem, baseline_pixels, check_baseline, check_positive
 from vivit_lab.errors import InputError
+from vivit_lab.families.vivit import VivitForVideoClassification, VivitModel
 from vivit_lab.grid import TokenGrid
-from vivit_lab.hooks.precision import warn_of_differences
-from vivit_lab.hooks.targets import TargetLike
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.numbers import checked_numbers
 from vivit_lab.progress import progress_bar
+from vivit_lab.records.inputs import warn_of_differences
+from vivit_lab.records.targets import TargetLike
 from vivit_lab.video.clip import Clip
 
 __all__ = ["Occlusion"]

@@ -12,13 +12,11 @@ from torch import Tensor
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.attribution.reading import map_of, query_tokens
 from vivit_lab.errors import InputError
-from vivit_lab.hooks.axial import AxialRecord
-from vivit_lab.hooks.gradients import GradientRecord, record_gradients
-from vivit_lab.hooks.record import AttentionRecord
-from vivit_lab.hooks.sequences import FusedRows
-from vivit_lab.hooks.targets import TargetLike
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.families.vivit import VivitForVideoClassification, VivitModel
 from vivit_lab.model.inputs import is_index
+from vivit_lab.records.attention import AttentionRecord, AxialRecord, FusedRows
+from vivit_lab.records.gradients import GradientRecord, record_gradients
+from vivit_lab.records.targets import TargetLike
 from vivit_lab.video.clip import Clip
 
 __all__ = [

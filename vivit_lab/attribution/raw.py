@@ -12,10 +12,10 @@ from torch import Tensor
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.attribution.reading import check_fusion, fuse_heads, map_of, query_tokens, record_of, refuse_target
 from vivit_lab.errors import InputError
-from vivit_lab.hooks.record import AttentionRecord, full_precision
-from vivit_lab.hooks.targets import TargetLike
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.families.vivit import VivitForVideoClassification, VivitModel
 from vivit_lab.numbers import checked_numbers
+from vivit_lab.records.attention import AttentionRecord, full_precision
+from vivit_lab.records.targets import TargetLike
 from vivit_lab.video.clip import Clip
 
 __all__ = ["RawAttention"]

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from vivit_lab.attribution.base import AttributionMap, is_fake
 from vivit_lab.errors import InputError
-from vivit_lab.hooks.record import AttentionRecord
-from vivit_lab.hooks.recorder import record_attention
-from vivit_lab.hooks.targets import TargetLike
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.families.vivit import VivitForVideoClassification, VivitModel
+from vivit_lab.records.attention import AttentionRecord, record_attention
+from vivit_lab.records.targets import TargetLike
 from vivit_lab.video.clip import Clip
 
 __all__ = [

@@ -15,10 +15,10 @@ from torch.nn import functional
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.attribution.forwards import Problem, baseline_pixels, check_baseline, check_positive, tubelet_sum
 from vivit_lab.errors import InputError
-from vivit_lab.hooks.targets import Probability, TargetLike
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.families.vivit import VivitForVideoClassification, VivitModel
 from vivit_lab.numbers import MOST, checked_numbers
 from vivit_lab.progress import progress_bar
+from vivit_lab.records.targets import Probability, TargetLike
 from vivit_lab.video.clip import Clip
 
 __all__ = ["Rise", "random_masks"]

@@ -13,10 +13,10 @@ from torch import Tensor
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.attribution.forwards import Problem, check_positive, tubelet_sum
 from vivit_lab.errors import InputError
-from vivit_lab.hooks.targets import TargetLike
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.families.vivit import VivitForVideoClassification, VivitModel
 from vivit_lab.numbers import MOST, checked_numbers
 from vivit_lab.progress import progress_bar
+from vivit_lab.records.targets import TargetLike
 from vivit_lab.video.clip import Clip
 
 __all__ = ["SmoothGrad"]

@@ -13,14 +13,14 @@ from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.attribution.products import layer_range
 from vivit_lab.attribution.reading import map_of, require_joint_attention
 from vivit_lab.errors import InputError
-from vivit_lab.hooks.gradients import record_gradients
-from vivit_lab.hooks.inputs import as_pixel_values
-from vivit_lab.hooks.recorder import record_attention
-from vivit_lab.hooks.targets import TargetLike, bind_target
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.families.vivit import VivitForVideoClassification, VivitModel
 from vivit_lab.model.inputs import is_index
 from vivit_lab.numbers import MOST, checked_numbers
 from vivit_lab.progress import progress_bar
+from vivit_lab.records.attention import record_attention
+from vivit_lab.records.gradients import record_gradients
+from vivit_lab.records.inputs import as_pixel_values
+from vivit_lab.records.targets import TargetLike, bind_target
 from vivit_lab.video.clip import Clip
 
 __all__ = ["TransitionAttentionMaps"]

@@ -12,13 +12,12 @@ from torch import Tensor
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.attribution.products import layer_range, one_hot_weights
 from vivit_lab.attribution.reading import map_of, query_tokens, refuse_target, require_one_sequence
-from vivit_lab.hooks.record import full_precision
-from vivit_lab.hooks.targets import TargetLike
-from vivit_lab.hooks.values import ValueRecord, record_values
-from vivit_lab.model.attention import Attention
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
-from vivit_lab.model.pruned import whole_projection
+from vivit_lab.families.vivit import VivitForVideoClassification, VivitModel
+from vivit_lab.model.attention import Attention, whole_projection
 from vivit_lab.numbers import checked_numbers
+from vivit_lab.records.attention import full_precision
+from vivit_lab.records.targets import TargetLike
+from vivit_lab.records.values import ValueRecord, record_values
 from vivit_lab.video.clip import Clip
 
 __all__ = ["ValueNormRollout", "token_gram"]

@@ -11,9 +11,8 @@ from typing import Any
 import av
 import numpy as np
 
-from vivit_lab.bench.machine import describe_machine
 from vivit_lab.bench.measure import sampled
-from vivit_lab.bench.table import BenchTable, Column
+from vivit_lab.bench.table import BenchTable, Column, describe_machine
 from vivit_lab.errors import InputError
 from vivit_lab.numbers import checked_numbers
 from vivit_lab.progress import progress_bar

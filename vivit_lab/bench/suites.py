@@ -9,16 +9,22 @@ from collections.abc import Sequence
 from statistics import median, quantiles
 from typing import Any
 
-from vivit_lab.bench.backends import BACKENDS
-from vivit_lab.bench.machine import describe_machine
-from vivit_lab.bench.published import A100, A100_SOURCE, PAPER_COST, PAPER_SOURCE, a100_row
-from vivit_lab.bench.table import BenchTable, Column
-from vivit_lab.bench.workload import Workload, half_dtype, run_task
+from vivit_lab.bench.table import (
+    A100,
+    A100_SOURCE,
+    PAPER_COST,
+    PAPER_SOURCE,
+    BenchTable,
+    Column,
+    a100_row,
+    describe_machine,
+)
+from vivit_lab.bench.workload import BACKENDS, Workload, half_dtype, run_task
 from vivit_lab.checkpoints.files import parse_dtype
 from vivit_lab.errors import BackendError, InputError
+from vivit_lab.families.cost import model_cost
 from vivit_lab.memory import format_bytes, free_bytes
 from vivit_lab.model.config import VivitConfig
-from vivit_lab.model.cost import model_cost
 from vivit_lab.model.load import parse_device
 from vivit_lab.numbers import checked_numbers
 from vivit_lab.progress import progress_bar

@@ -11,11 +11,10 @@ import torch
 from torch.nn import functional
 
 from vivit_lab.attribution.rollout import AttentionRollout
-from vivit_lab.bench.backends import attention_call
 from vivit_lab.bench.measure import PeakMeter, sampled
-from vivit_lab.bench.workload import Workload
+from vivit_lab.bench.workload import Workload, attention_call
 from vivit_lab.errors import BackendError
-from vivit_lab.hooks.recorder import record_attention
+from vivit_lab.records.attention import record_attention
 
 __all__ = [
     "attention_peak",

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from vivit_lab.bulk.local import OnShard
-from vivit_lab.bulk.tasks import Task
+from vivit_lab.bulk.engine import OnShard, Task
 from vivit_lab.errors import BackendError, InputError, MissingExtraError
 from vivit_lab.processes import usable_cores
 
@@ -76,8 +75,7 @@ class RayExecutor:
         import ray
         from ray.exceptions import RayError
 
-        from vivit_lab.bulk.ray_dispatch import Dispatch
-        from vivit_lab.bulk.ray_work import PULSE, ModelWorker
+        from vivit_lab.bulk.ray_cluster import PULSE, Dispatch, ModelWorker
 
         with self._connected():
             plan = plan_cluster(self, [one["Resources"] for one in ray.nodes() if one["Alive"]], len(shards))

@@ -1,23 +1,24 @@
-"""Movies of chosen clips in parallel, all on one colour scale, and a page that shows them without a network."""
+"""Movies of chosen clips in parallel, on one colour scale, and a page that shows them without a network."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vivit_lab.bulk.aggregate import SCORES, scores
-from vivit_lab.bulk.gallery import Card, Gallery, write_page
-from vivit_lab.bulk.pool import start_worker
-from vivit_lab.bulk.rows import Failure
+from vivit_lab.bulk.clips import Failure
+from vivit_lab.bulk.decode import start_worker
+from vivit_lab.bulk.results import SCORES, scores
 from vivit_lab.colormap import choose_colormap, value_limits
 from vivit_lab.errors import InputError
 from vivit_lab.files import plain_name
+from vivit_lab.html import render
 from vivit_lab.numbers import checked_numbers
 from vivit_lab.processes import usable_cores, working
 from vivit_lab.progress import progress_bar
@@ -27,7 +28,72 @@ from vivit_lab.render.painter import make_painter
 if TYPE_CHECKING:
     from vivit_lab.bulk.results import BulkResults
 
-__all__ = ["render_clips"]
+__all__ = ["Card", "Gallery", "render_clips", "write_page"]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the page says of a clip.
+
+    Args:
+        clip: its id; the files are ``movies/<clip>.mp4`` and ``thumbnails/<clip>.jpg``.
+        title: the video's name.
+        path: the video.
+        start: first second that was read.
+        prediction: the class's name, or None.
+        probability: of it, or None.
+        label: the right class's name, or None.
+        correct: whether they agree, or None.
+        scores: name → number, to sort by.
+        error: why there is no movie, or None.
+    """
+
+    clip: str
+    title: str
+    path: str
+    start: float | None
+    prediction: str | None
+    probability: float | None
+    label: str | None
+    correct: bool | None
+    scores: dict[str, float]
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """A page.
+
+    Args:
+        title: what it shows.
+        scale: what the relevance is, in words.
+        limits: of the colour scale, shared by all clips.
+        percentile: of all relevance, where the scale ends.
+        colours: RGB levels 0–255 along the scale.
+        cards: the clips.
+    """
+
+    title: str
+    scale: str
+    limits: tuple[float, float]
+    percentile: float
+    colours: list[tuple[int, ...]]
+    cards: list[Card]
+
+
+def write_page(gallery: Gallery, path: Path) -> Path:
+    """Write the page.
+
+    Args:
+        gallery: what it shows.
+        path: of the HTML file, beside ``movies/`` and ``thumbnails/``.
+
+    Returns:
+        The path.
+    """
+    path.write_text(render("gallery.html", title=gallery.title, data=asdict(gallery)), encoding="utf-8")
+    return path
+
 
 _THUMBNAIL = 240  # pixels of the longer side
 
@@ -133,7 +199,7 @@ def _draw(
 ) -> dict[str, Failure]:
     """Draw all movies and thumbnails; return why some could not be."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(["vivit_lab.bulk.pool"])
+    context.set_forkserver_preload(["vivit_lab.bulk.decode"])
     failed: dict[str, Failure] = {}
     with ProcessPoolExecutor(workers, context, initializer=start_worker) as pool:
         jobs = {pool.submit(_draw_one, results.run.store.root, clip, folder, method, drawing): clip for clip in chosen}

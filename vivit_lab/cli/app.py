@@ -40,8 +40,8 @@ from vivit_lab.cli.options import (
 from vivit_lab.cli.train import train
 from vivit_lab.errors import InputError, VivitLabWarning
 from vivit_lab.processes import stopping_on_signals
-from vivit_lab.show.text import visible
-from vivit_lab.video.suffixes import holds_pictures, is_video_name
+from vivit_lab.text import visible
+from vivit_lab.video.source import holds_pictures, is_video_name
 
 __all__ = ["app", "main"]
 
@@ -107,7 +107,7 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """Render the attention rollout of the bundled model over the bundled clip: a movie, a sheet and the map."""
-    from vivit_lab.checkpoints.bundled import bundled_clip_path
+    from vivit_lab.checkpoints.hub import bundled_clip_path
     from vivit_lab.explain import DEMO_METHOD, explain_video
 
     seed_all(seed)

@@ -142,8 +142,8 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Write all rows as one Parquet or CSV file, npz arrays or a Zarr group, with retries in their place."""
-    from vivit_lab.bulk.export import export as write
     from vivit_lab.bulk.results import BulkResults
+    from vivit_lab.bulk.results import export as write
 
     path = write(BulkResults.open(run), to, kind)
     print_json({"file": path}) if as_json else say(path)
@@ -226,7 +226,7 @@ def heads(
         "model": model, "revision": revision, "sampling": sampling, "stride": stride, "dtype": dtype,
         "autocast": autocast, "batch_size": batch_size, "shard_size": shard_size,
     }  # fmt: skip
-    from vivit_lab.bulk.sweep_results import sweep_heads
+    from vivit_lab.bulk.sweep import sweep_heads
 
     job = _job(
         {key: value for key, value in given.items() if value is not None}, run, resumes=data is None, videos="--data"
@@ -257,7 +257,7 @@ def _show_sweep(found: Any, *, as_json: bool) -> None:
 
 def _masks(text: str, seed: int, layers: int, heads: int) -> Any:
     """Return the masks that ``--masks`` names."""
-    from vivit_lab.bulk.masks import MaskList
+    from vivit_lab.bulk.sweep import MaskList
 
     if text == "single":
         return MaskList.single(layers, heads)

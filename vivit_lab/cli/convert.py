@@ -31,8 +31,8 @@ def convert(
     debug: Debug = False,
 ) -> None:
     """Convert a published JAX checkpoint (google-research/scenic), of any of the four variants."""
-    from vivit_lab.model.cost import model_cost
-    from vivit_lab.model.from_scenic import from_scenic
+    from vivit_lab.families.cost import model_cost
+    from vivit_lab.families.scenic import from_scenic
     from vivit_lab.processing.processor import VivitImageProcessor
 
     given = {"num_frames": frames, "image_size": size, "variant": variant, "attention_order": order}

@@ -58,8 +58,8 @@ def evaluate(
 ) -> None:
     """Judge attribution methods on clips: localisation, perturbation and sanity, beside controls, with intervals."""
     from vivit_lab.evaluation import methods_by_name, open_data, suitable_methods, write_report
-    from vivit_lab.faithfulness.evaluate import EvaluationPlan
-    from vivit_lab.faithfulness.evaluate import evaluate as judge
+    from vivit_lab.faithfulness.evaluation import EvaluationPlan
+    from vivit_lab.faithfulness.evaluation import evaluate as judge
 
     seed_all(seed)
     chosen = methods_by_name(methods)

@@ -154,7 +154,7 @@ def prune(
     """Take heads out of a model for good and save what is left, for this package and transformers 4."""
     from vivit_lab.errors import InputError
     from vivit_lab.heads.mask import HeadMask
-    from vivit_lab.heads.prune import head_means, prune_heads
+    from vivit_lab.heads.pruning import head_means, prune_heads
 
     if sum(option is not None for option in (removed, mask, share)) != 1:
         raise InputError("give exactly one of --heads, --mask and --share")
@@ -226,7 +226,7 @@ def curve(
 ) -> None:
     """Prune step by step and measure what is left: accuracy, logits, agreement, speed and memory, with intervals."""
     from vivit_lab.errors import InputError, MissingExtraError
-    from vivit_lab.heads.experiment import PruningExperiment
+    from vivit_lab.heads.pruning import PruningExperiment
 
     seed_all(seed)
     try:
@@ -284,8 +284,8 @@ def stats(
     """Measure where each head looks in space and time, as multiples of uniform attention, and name its kind."""
     from vivit_lab.heads.clips import clip_set
     from vivit_lab.heads.motion import motion_of
+    from vivit_lab.heads.roles import Taxonomy
     from vivit_lab.heads.statistics import head_statistics
-    from vivit_lab.heads.taxonomy import Taxonomy
 
     seed_all(seed)
     loaded, _, found = _open(model, data, clips, stride, device, dtype, as_json)

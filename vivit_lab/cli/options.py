@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vivit_lab.errors import VivitLabError
-from vivit_lab.show.text import HIDDEN, visible
+from vivit_lab.text import HIDDEN, visible
 
 __all__ = [
     "Debug",

@@ -58,8 +58,8 @@ def train(
     from dataclasses import replace
 
     from vivit_lab.clips.listing import list_clips
-    from vivit_lab.training.finetune import finetune
-    from vivit_lab.training.presets import preset_by_name
+    from vivit_lab.training.config import preset_by_name
+    from vivit_lab.training.finetuning import finetune
 
     seed_all(seed)
     chosen = preset_by_name(preset)

@@ -17,7 +17,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from vivit_lab.errors import InputError, StorageError, VivitLabError
-from vivit_lab.video.suffixes import VIDEO_SUFFIXES, is_video_name
+from vivit_lab.video.source import VIDEO_SUFFIXES, is_video_name
 
 __all__ = ["CLIP_SCHEMA", "ClipList", "file_system_of", "list_clips"]
 

@@ -15,12 +15,12 @@ from torch import Tensor
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.attribution.reading import parameters_of, refuse_target
 from vivit_lab.errors import InputError
+from vivit_lab.families.vivit import VivitForVideoClassification, VivitModel
 from vivit_lab.grid import TokenGrid
-from vivit_lab.hooks.inputs import Pixels, as_pixel_values
-from vivit_lab.hooks.recorder import record_provenance
-from vivit_lab.hooks.targets import TargetLike
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
 from vivit_lab.numbers import checked_numbers
+from vivit_lab.records.attention import record_provenance
+from vivit_lab.records.inputs import Pixels, as_pixel_values
+from vivit_lab.records.targets import TargetLike
 from vivit_lab.video.clip import Clip
 
 __all__ = ["CONTROLS", "CentreGaussian", "FrameDifference", "RandomMap"]

@@ -2,27 +2,142 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor
+from jaxtyping import Float, Float64
+from torch import Tensor, nn
+from torch.nn import functional
 
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.errors import InputError
-from vivit_lab.faithfulness._cascade import HEADS, Model, cascade, randomised_stages
-from vivit_lab.faithfulness._ssim import ssim
-from vivit_lab.hooks.inputs import as_pixel_values
-from vivit_lab.hooks.recorder import evaluating
-from vivit_lab.hooks.targets import Target, TargetLike, bind_target
+from vivit_lab.families.vivit import VivitForVideoClassification, VivitModel
+from vivit_lab.model.embeddings import Embeddings
 from vivit_lab.numbers import checked_numbers
 from vivit_lab.progress import progress_bar
+from vivit_lab.records.attention import evaluating
+from vivit_lab.records.inputs import as_pixel_values
+from vivit_lab.records.targets import Target, TargetLike, bind_target
 from vivit_lab.statistics.ranks import spearman
 from vivit_lab.video.clip import Clip
 
-__all__ = ["SanityResult", "cascade", "check_sanity", "randomised_stages", "spearman", "ssim"]
+__all__ = [
+    "HEADS",
+    "Model",
+    "SanityResult",
+    "cascade",
+    "check_sanity",
+    "randomised_stages",
+    "spearman",
+    "ssim",
+]
+
+
+def ssim(
+    a: Float[Tensor, "row t h w"], b: Float[Tensor, "row t h w"], *, window: tuple[int, int, int] = (3, 3, 3)
+) -> Float64[Tensor, " row"]:
+    """Return the mean structural similarity of pairs of maps (Wang et al. 2004, eq. 13), in space and time.
+
+    Two maps have no common scale, so each is first brought to [0, 1] by its own smallest and largest value (a constant
+    one to 0); then K1 = 0.01, K2 = 0.03, L = 1. The windows are boxes with equal weights, only those that lie inside
+    the grid; variances are those of the population.
+
+    Args:
+        a: (row, t, h, w).
+        b: (row, t, h, w).
+        window: size of the box in tubelets, (t, h, w); cut where the grid is smaller. (1, n, n) for each row alone.
+
+    Returns:
+        (row,) float64, 1 for maps that are alike up to shift and positive scale; NaN where one of the two is constant.
+
+    Raises:
+        InputError: the shapes differ, or the window is not three positive sizes.
+    """
+    if a.shape != b.shape or a.ndim != 4:
+        raise InputError(f"ssim wants two tensors (row, t, h, w) of one shape, got {tuple(a.shape)}, {tuple(b.shape)}")
+    if len(window) != 3 or min(window) < 1:
+        raise InputError(f"window must be three positive sizes in tubelets (t, h, w), got {window}")
+    size = [min(wanted, whole) for wanted, whole in zip(window, a.shape[1:], strict=True)]
+    (x, some), (y, others) = _unit(a), _unit(b)
+
+    def local(values: Tensor) -> Tensor:
+        return functional.avg_pool3d(values.unsqueeze(1), size, stride=1).squeeze(1)
+
+    mean_x, mean_y = local(x), local(y)
+    spread_x, spread_y = local(x * x) - mean_x**2, local(y * y) - mean_y**2
+    shared = local(x * y) - mean_x * mean_y
+    c1, c2 = 0.01**2, 0.03**2
+    similarity = ((2 * mean_x * mean_y + c1) * (2 * shared + c2)) / (
+        (mean_x**2 + mean_y**2 + c1) * (spread_x + spread_y + c2)
+    )
+    return torch.where(some & others, similarity.mean(dim=(1, 2, 3)), torch.nan)
+
+
+def _unit(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return maps brought to [0, 1], float64, and which of them are not constant."""
+    values = values.double()
+    low, high = values.amin(dim=(1, 2, 3), keepdim=True), values.amax(dim=(1, 2, 3), keepdim=True)
+    span = high - low
+    unit = torch.where(span > 0, (values - low) / torch.where(span > 0, span, 1.0), 0.0)
+    return unit, (span > 0).flatten()
+
+
+Model = VivitModel | VivitForVideoClassification
+
+HEADS = ("classifier", "pooler")
+"""The stages above the backbone."""
+
+
+def randomised_stages(model: Model) -> tuple[str, ...]:
+    """Return the names of the stages, from the head downwards: classifier (or pooler), ln_final, blocks.11 … embed."""
+    return tuple(name for name, _ in _stages(model))
+
+
+def cascade(model: Model, seed: int = 0) -> Iterator[tuple[str, Model]]:
+    """Yield (stage, model) with one more stage randomised each time, always the same copy of ``model``.
+
+    Weights are drawn as the architecture's initialisation draws them (normal with ``initializer_range``; biases 0,
+    LayerNorms 1 and 0), but CLS token and positions, which start at 0 there, are drawn too.
+
+    Args:
+        model: a ViViT; it is left as it is.
+        seed: of the weights.
+
+    Example:
+        >>> heats = {stage: CheferRelevance()(some, clip, target=3).relevance for stage, some in cascade(model)}
+    """
+    generator = torch.Generator().manual_seed(seed)
+    some = copy.deepcopy(model)
+    for name, module in _stages(some):
+        _randomise(module, some.config.initializer_range, generator)
+        yield name, some
+
+
+def _stages(model: Model) -> list[tuple[str, nn.Module]]:
+    heads = [(name, getattr(model, name, None)) for name in HEADS]
+    blocks = [(f"blocks.{layer}", block) for layer, block in reversed(list(enumerate(model.blocks)))]
+    stages = [*heads, ("ln_final", model.ln_final), *blocks, ("embed", model.embed)]
+    return [(name, module) for name, module in stages if module is not None and any(True for _ in module.parameters())]
+
+
+def _randomise(module: nn.Module, std: float, generator: torch.Generator) -> None:
+    with torch.no_grad():
+        for part in module.modules():
+            ones = isinstance(part, nn.LayerNorm)
+            drawn = isinstance(part, (nn.Linear, nn.Conv3d, Embeddings))
+            for name, parameter in part.named_parameters(recurse=False):
+                if ones:
+                    parameter.fill_(float(name == "weight"))
+                elif drawn and name != "bias":
+                    # drawn on the CPU, so that a seed gives the same weights on every device
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+                else:
+                    parameter.zero_()
+
 
 _SAME = 1 - 1e-6  # a correlation from here on is that of the same map
 _LOST = 0.3

@@ -9,18 +9,16 @@ import torch
 from torch import Tensor
 
 from vivit_lab.errors import InputError
-from vivit_lab.heads._scoring import LOSS, Measured, bind_measure, made_importance, without_pruned
+from vivit_lab.families.vivit import VivitForVideoClassification, VivitModel
 from vivit_lab.heads.clips import ClipSet, clip_set
-from vivit_lab.heads.importance import HeadImportance
-from vivit_lab.heads.prune import head_means
-from vivit_lab.hooks.precision import warn_of_differences
+from vivit_lab.heads.importance import LOSS, HeadImportance, Measured, bind_measure, made_importance, without_pruned
+from vivit_lab.heads.pruning import head_means
 from vivit_lab.interventions.ablation import MODES, Replacements, partners
-from vivit_lab.interventions.points import Point, part_name
-from vivit_lab.interventions.runs import cached, quiet, runs
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
-from vivit_lab.model.pruned import heads_left
+from vivit_lab.interventions.points import Point, cached, part_name, quiet, runs
+from vivit_lab.model.attention import heads_left
 from vivit_lab.numbers import checked_numbers
 from vivit_lab.progress import progress_bar
+from vivit_lab.records.inputs import warn_of_differences
 
 __all__ = ["SingleHeadAblation"]
 

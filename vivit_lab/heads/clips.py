@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vivit_lab.errors import InputError
-from vivit_lab.hooks.inputs import as_pixel_values
 from vivit_lab.model.inputs import check_pixels
 from vivit_lab.progress import progress_bar
+from vivit_lab.records.inputs import as_pixel_values
 from vivit_lab.video.clip import Clip
 
 __all__ = ["ClipBatch", "ClipSet", "clip_set"]

@@ -8,13 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vivit_lab.heads._scoring import made_importance, without_pruned
+from vivit_lab.families.vivit import VivitForVideoClassification, VivitModel
 from vivit_lab.heads.clips import clip_set
-from vivit_lab.heads.importance import HeadImportance
-from vivit_lab.hooks.record import AttentionRecord
-from vivit_lab.hooks.recorder import record_attention
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.heads.importance import HeadImportance, made_importance, without_pruned
 from vivit_lab.numbers import checked_numbers
+from vivit_lab.records.attention import AttentionRecord, record_attention
 
 __all__ = ["ConfidenceImportance"]
 

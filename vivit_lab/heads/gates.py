@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 
 from vivit_lab.errors import InputError
-from vivit_lab.heads._scoring import LOSS, bind_measure, made_importance, without_pruned
+from vivit_lab.families.vivit import VivitForVideoClassification, VivitModel
 from vivit_lab.heads.clips import ClipSet, clip_set
-from vivit_lab.heads.importance import HeadImportance
-from vivit_lab.hooks.recorder import evaluating
-from vivit_lab.hooks.values import frozen
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.heads.importance import LOSS, HeadImportance, bind_measure, made_importance, without_pruned
 from vivit_lab.model.outputs import VideoClassifierOutput
 from vivit_lab.numbers import MOST, checked_numbers
 from vivit_lab.progress import progress_bar
+from vivit_lab.records.attention import evaluating
+from vivit_lab.records.values import frozen
 
 __all__ = ["L0Gates", "gate_open", "hard_concrete"]
 

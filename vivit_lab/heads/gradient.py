@@ -8,12 +8,18 @@ from typing import Any
 import torch
 
 from vivit_lab.errors import InputError
-from vivit_lab.heads._scoring import LOSS, bind_measure, made_importance, mask_gradients, without_pruned
+from vivit_lab.families.vivit import VivitForVideoClassification, VivitModel
 from vivit_lab.heads.clips import clip_set
-from vivit_lab.heads.importance import HeadImportance
-from vivit_lab.hooks.gradients import record_gradients
-from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+from vivit_lab.heads.importance import (
+    LOSS,
+    HeadImportance,
+    bind_measure,
+    made_importance,
+    mask_gradients,
+    without_pruned,
+)
 from vivit_lab.numbers import checked_numbers
+from vivit_lab.records.gradients import record_gradients
 
 __all__ = ["FisherImportance", "GradientActivation", "MichelImportance"]
 

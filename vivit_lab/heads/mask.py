@@ -15,10 +15,10 @@ from torch import Tensor
 
 from vivit_lab.errors import InputError
 from vivit_lab.files import read_json, read_npz
+from vivit_lab.html import facts_table, report_html, tiles
+from vivit_lab.model.attention import present_heads
 from vivit_lab.model.config import VivitConfig
-from vivit_lab.model.pruned import present_heads
 from vivit_lab.numbers import checked_numbers
-from vivit_lab.show.html import facts_table, report_html, tiles
 
 __all__ = ["HeadMask"]
 

@@ -15,8 +15,7 @@ from vivit_lab.grid import TokenGrid
 from vivit_lab.heads.clips import ClipSet
 from vivit_lab.numbers import check_whole, checked_numbers
 from vivit_lab.planted.clip import PlantedClip, planted_clip
-from vivit_lab.planted.config import PlantedConfig
-from vivit_lab.planted.truth import mask_of_tokens
+from vivit_lab.planted.scene import PlantedConfig, mask_of_tokens
 
 __all__ = ["estimate_motion", "motion_of", "planted_motion"]
 

@@ -2,26 +2,332 @@
 
 from __future__ import annotations
 
+import json
+import math
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from jaxtyping import Float32
+from safetensors.torch import save_file
 from torch import Tensor
 
-from vivit_lab.attribution.diagnostics_artefacts import ArtefactTokens
-from vivit_lab.errors import InputError
+from vivit_lab.attribution.diagnostics import ArtefactTokens
+from vivit_lab.errors import InputError, MissingExtraError
+from vivit_lab.files import stored_fields, stored_tensors
 from vivit_lab.grid import TokenGrid
-from vivit_lab.heads._places import Places
-from vivit_lab.heads._scoring import without_pruned
 from vivit_lab.heads.clips import clip_set
-from vivit_lab.heads.statistics_result import HeadStatistics
-from vivit_lab.hooks.record import AttentionRecord
-from vivit_lab.hooks.recorder import record_attention
+from vivit_lab.heads.importance import without_pruned
+from vivit_lab.html import facts_table, report_html, tiles
 from vivit_lab.numbers import checked_numbers
 from vivit_lab.progress import progress_bar
+from vivit_lab.records.attention import AttentionRecord, record_attention
 
-__all__ = ["head_statistics"]
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = [
+    "STATISTICS",
+    "HeadStatistics",
+    "Places",
+    "head_statistics",
+    "uniform_profile",
+    "uniform_values",
+]
+
+#: Name → what it is, and its unit.
+STATISTICS = {
+    "spatial_distance": "mean distance in the picture from query to key, pixels",
+    "temporal_distance": "mean distance in time from query to key, frames",
+    "same_frame": "mass on the query's own tubelet row in time",
+    "same_place": "mass on the query's own place at all other times",
+    "past_future": "(past - future) / (past + future), each mass divided by the number of pairs there are; in [-1, 1]",
+    "entropy": "entropy of the row, nats",
+    "effective_keys": "exp(entropy): over how many tubelets the row is spread",
+    "maximal_weight": "largest weight of the row",
+    "cls_mass": "mass on the CLS key, before the row is renormalised",
+    "artefact_mass": "mass on high-norm artefact tokens",
+    "following": "mass on where the query's content is at other times, times at which it is elsewhere",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where the tubelets of a grid are.
+
+    Args:
+        grid: the token grid.
+        device: where to compute.
+    """
+
+    grid: TokenGrid
+    device: torch.device
+
+    @cached_property
+    def times(self) -> Tensor:
+        """(tubelet,) time index."""
+        return torch.arange(self.grid.num_tubelets, device=self.device) // (self.grid.h * self.grid.w)
+
+    @cached_property
+    def spots(self) -> Tensor:
+        """(tubelet,) index of the place y·w + x."""
+        return torch.arange(self.grid.num_tubelets, device=self.device) % (self.grid.h * self.grid.w)
+
+    @cached_property
+    def distances(self) -> Tensor:
+        """(place, place) distance of their middles in pixels."""
+        h, w = self.grid.h, self.grid.w
+        place = torch.arange(h * w, device=self.device)
+        rows = (place // w).float() * self.grid.tubelet[1]
+        columns = (place % w).float() * self.grid.tubelet[2]
+        return torch.hypot(rows.unsqueeze(1) - rows, columns.unsqueeze(1) - columns)
+
+    def reduce(self, rows: Float32[Tensor, "head query token"], queries: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Return each statistic (head, query) of rows of the pattern, and the mass at each time (head, query, t).
+
+        Args:
+            rows: (head, query, token), each row's sum is 1; CLS first where the grid has one.
+            queries: (query,) which tubelets the queries are, without CLS.
+        """
+        cls, patch = self.split(rows)
+        grid, total = self.grid, patch.unflatten(-1, (self.grid.t, self.grid.h * self.grid.w))
+        when, where = self.times[queries], self.spots[queries]
+        over_time = total.sum(dim=-1)  # (head, query, t)
+        over_place = total.sum(dim=-2)
+        here = total.gather(-1, where.view(1, -1, 1, 1).expand(*total.shape[:3], 1)).squeeze(-1)  # (head, query, t)
+        own = when.view(1, -1, 1).expand(len(patch), -1, 1)
+        steps = torch.arange(grid.t, device=self.device) - when.unsqueeze(1)  # (query, t), key less query
+        logs = torch.where(patch > 0, patch, 1).log()
+        entropy = -(patch * logs).sum(dim=-1)
+        found = {
+            "spatial_distance": (over_place * self.distances[where]).sum(dim=-1),
+            "temporal_distance": (over_time * steps.abs() * grid.tubelet[0]).sum(dim=-1),
+            "same_frame": over_time.gather(-1, own).squeeze(-1),
+            "same_place": here.sum(dim=-1) - here.gather(-1, own).squeeze(-1),
+            "past": (over_time * (steps < 0)).sum(dim=-1),
+            "future": (over_time * (steps > 0)).sum(dim=-1),
+            "entropy": entropy,
+            "effective_keys": entropy.exp(),
+            "maximal_weight": patch.amax(dim=-1),
+        }
+        if cls is not None:
+            found["cls_mass"] = cls
+        return found, over_time
+
+    def split(self, rows: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Return the mass on CLS, and the rest of each row, renormalised."""
+        if not self.grid.cls:
+            return None, rows
+        cls, patch = rows.select(-1, 0), rows.narrow(-1, 1, rows.shape[-1] - 1)
+        left = patch.sum(dim=-1, keepdim=True)
+        return cls, patch / left.clamp_min(torch.finfo(patch.dtype).tiny)
+
+    def profile(self, over_time: Tensor, queries: Tensor) -> Tensor:
+        """Return the mass at each offset in time (head, 2t - 1), key less query, a mean over queries."""
+        t = self.grid.t
+        offsets = torch.arange(t, device=self.device) - self.times[queries].unsqueeze(1) + t - 1  # (query, t)
+        profile = over_time.new_zeros(len(over_time), 2 * t - 1)
+        profile.scatter_add_(1, offsets.reshape(1, -1).expand(len(over_time), -1), over_time.flatten(1))
+        return profile / len(queries)
+
+
+def uniform_profile(grid: TokenGrid) -> Tensor:
+    """Return the mass at each offset in time under uniform attention, (2t - 1,): (t - |Δt|)/t²."""
+    offsets = torch.arange(1 - grid.t, grid.t)
+    return (grid.t - offsets.abs()) / grid.t**2
+
+
+def uniform_values(grid: TokenGrid) -> dict[str, float]:
+    """Return what each statistic is under uniform attention, the mean over all tubelets as queries.
+
+    Example:
+        >>> uniform_values(TokenGrid(16, 14, 14))["spatial_distance"]
+        116.5...
+    """
+    places = Places(grid, torch.device("cpu"))
+    count, t = grid.num_tubelets, grid.t
+    steps = (torch.arange(t).unsqueeze(1) - torch.arange(t)).abs().double()
+    return {
+        "spatial_distance": float(places.distances.double().mean()),
+        "temporal_distance": float(steps.mean()) * grid.tubelet[0],
+        "same_frame": 1 / t,
+        "same_place": (t - 1) / count,
+        "past_future": 0.0,
+        "entropy": math.log(count),
+        "effective_keys": float(count),
+        "maximal_weight": 1 / count,
+        "cls_mass": 1 / grid.num_tokens,
+    }
+
+
+_FORMAT = "vivit_lab head statistics 1"
+_SHOWN = ("temporal_distance", "same_frame", "same_place", "following", "cls_mass", "effective_keys")
+
+
+@dataclass(frozen=True, eq=False)
+class HeadStatistics:
+    """Where each head looks; see ``head_statistics`` for what the numbers mean.
+
+    Patches ask and patches answer: rows are renormalised without the CLS key, whose mass is kept apart.
+
+    Args:
+        values: name → (clips, layers, heads); NaN for heads that were pruned, and for clips where there is nothing to
+            measure.
+        errors: name → (clips, layers, heads), the standard error of the sampled queries' mean; 0 where all were taken.
+        uniform: name → (clips,), what the same queries would give under uniform attention.
+        profile: (clips, layers, heads, 2t - 1), the mass at each offset in time, from key t - 1 tubelets before the
+            query to as many after.
+        profile_uniform: (clips, 2t - 1), what the same queries would give under uniform attention: the share of pairs
+            that there are.
+        grid: the token grid.
+        queries: sampled queries a clip; None for all.
+        seed: of the sample.
+        model_id: which model.
+    """
+
+    values: dict[str, Tensor]
+    errors: dict[str, Tensor]
+    uniform: dict[str, Tensor]
+    profile: Tensor
+    profile_uniform: Tensor
+    grid: TokenGrid
+    queries: int | None = 256
+    seed: int = 0
+    model_id: str | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(layers, heads)."""
+        return int(self.profile.shape[1]), int(self.profile.shape[2])
+
+    @property
+    def names(self) -> list[str]:
+        """The statistics that were measured."""
+        return list(self.values)
+
+    def value(self, name: str) -> Tensor:
+        """Return a statistic, (layers, heads), the mean over the clips that have it.
+
+        Raises:
+            InputError: it was not measured.
+        """
+        return self._found(name).nanmean(dim=0)
+
+    def error(self, name: str) -> Tensor:
+        """Return the standard error of that mean that comes from sampling queries, (layers, heads).
+
+        The spread over clips is not in it: for that, see the bootstrap of ``values``.
+        """
+        self._found(name)
+        known = ~self.errors[name].isnan()
+        return (self.errors[name].nan_to_num(0).square().sum(dim=0)).sqrt() / known.sum(dim=0)
+
+    def lift(self, name: str) -> Tensor:
+        """Return a statistic divided by that of uniform attention for the same queries, (layers, heads); 1 is chance.
+
+        Raises:
+            InputError: it was not measured, or is 0 under uniform attention (``past_future``, a difference already).
+        """
+        found = self._found(name)
+        if name == "past_future":
+            raise InputError("past_future is 0 under uniform attention: read its value, which is a difference")
+        base = self.uniform[name].view(-1, 1, 1).expand_as(found).masked_fill(found.isnan(), torch.nan)
+        return found.nanmean(dim=0) / base.nanmean(dim=0)
+
+    @property
+    def offset_profile(self) -> Tensor:
+        """(layers, heads, 2t - 1) p(Δt) divided by the share of available pairs: 1 everywhere for uniform attention."""
+        return self.profile.mean(dim=0) / self.profile_uniform.mean(dim=0)
+
+    @property
+    def offsets(self) -> list[int]:
+        """Δt in frames of each entry of a profile, key less query."""
+        return [step * self.grid.tubelet[0] for step in range(1 - self.grid.t, self.grid.t)]
+
+    def _found(self, name: str) -> Tensor:
+        if name not in self.values:
+            raise InputError(f"{name!r} was not measured; there are {', '.join(self.values)}")
+        return self.values[name]
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return a row a head: layer, head, and of each statistic its value, its lift and its standard error.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise MissingExtraError("to_pandas needs pandas: pip install 'vivit-lab[lab]'") from error
+        layers, heads = self.shape
+        columns: dict[str, Any] = {
+            "layer": [layer for layer in range(layers) for _ in range(heads)],
+            "head": list(range(heads)) * layers,
+        }
+        for name in self.values:
+            columns[name] = self.value(name).flatten().tolist()
+            if name != "past_future":
+                columns[f"{name}_lift"] = self.lift(name).flatten().tolist()
+            columns[f"{name}_error"] = self.error(name).flatten().tolist()
+        return pandas.DataFrame(columns)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one safetensors file: the tensors, all else as JSON in its metadata."""
+        groups = {"values": self.values, "errors": self.errors, "uniform": self.uniform}
+        tensors = {
+            f"{group}.{name}": tensor.contiguous() for group, store in groups.items() for name, tensor in store.items()
+        }
+        tensors |= {"profile": self.profile.contiguous(), "profile_uniform": self.profile_uniform.contiguous()}
+        about = {"grid": self.grid.to_dict(), "queries": self.queries, "seed": self.seed, "model_id": self.model_id}
+        about |= {"notes": self.notes, "names": self.names}
+        save_file(tensors, os.fspath(path), metadata={"format": _FORMAT, "statistics": json.dumps(about)})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> HeadStatistics:
+        """Read what ``save`` wrote.
+
+        Raises:
+            InputError: the file holds no head statistics.
+            FileNotFoundError: there is no such file.
+        """
+        kind = f"a file of head statistics ({_FORMAT})"
+        about, tensors = stored_tensors(path, kind, "statistics", format=_FORMAT)
+        with stored_fields(path, kind):
+            names, grid = about.pop("names"), TokenGrid(**about.pop("grid"))
+            groups = {
+                group: {name: tensors[f"{group}.{name}"] for name in names} for group in ("values", "errors", "uniform")
+            }
+            profiles = {name: tensors[name] for name in ("profile", "profile_uniform")}
+            return cls(**groups, **profiles, grid=grid, **about)
+
+    def __repr__(self) -> str:
+        layers, heads = self.shape
+        sampled = "all queries" if self.queries is None else f"{self.queries} queries a clip"
+        return (
+            f"HeadStatistics({layers} layers × {heads} heads, {len(self.profile)} clips, {sampled}; "
+            f"{', '.join(self.names)})"
+        )
+
+    def _repr_html_(self) -> str:
+        shown = [name for name in _SHOWN if name in self.values]
+        sampled = "all" if self.queries is None else f"{self.queries} sampled, seed {self.seed}"
+        facts: dict[str, str | None] = {
+            "head statistics": f"lift over uniform attention, mean of {len(self.profile)} clips; rows are layers, "
+            "columns heads",
+            "queries": sampled,
+            "model": self.model_id,
+        }
+        parts = [facts_table(facts)]
+        for name in shown:
+            error = float(self.error(name).nan_to_num(0).max())
+            parts.append(facts_table({name: f"{STATISTICS[name]}; largest sampling error {error:.2g}"}))
+            parts.append(tiles(self.lift(name).nan_to_num(0).numpy()[None], ["× uniform"], signed=False))
+        return report_html(*parts)
+
 
 _ROWS_BYTES = 32_000_000  # of rows of the pattern that exist at once
 

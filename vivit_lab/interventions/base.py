@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from vivit_lab.errors import InputError
-from vivit_lab.hooks.inputs import as_pixel_values
-from vivit_lab.hooks.recorder import evaluating
 from vivit_lab.memory import require_bytes
 from vivit_lab.numbers import check_whole
+from vivit_lab.records.attention import evaluating
+from vivit_lab.records.inputs import as_pixel_values
 from vivit_lab.video.clip import Clip
 
 __all__ = ["Hook", "Intervention", "check_batch_size", "read_all", "read_points", "slices_of"]

@@ -15,12 +15,13 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from vivit_lab.drawing import draw
 from vivit_lab.errors import InputError, MissingExtraError
 from vivit_lab.files import stored_fields, stored_tensors
-from vivit_lab.hooks.classes import all_names
 from vivit_lab.numbers import checked_numbers, is_whole
-from vivit_lab.statistics.bootstrap import BootstrapInterval, bootstrap_interval, paired_difference
-from vivit_lab.statistics.discovery import benjamini_hochberg
+from vivit_lab.records.targets import all_names
+from vivit_lab.statistics.intervals import BootstrapInterval, bootstrap_interval, paired_difference
+from vivit_lab.statistics.ranks import benjamini_hochberg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -232,9 +233,7 @@ class EffectTable:
 
     def _repr_html_(self) -> str:
         """Return the table as a notebook shows it: what it is, heat pictures, and the largest effects."""
-        from vivit_lab.interventions._effects_html import effects_html
-
-        return effects_html(self)
+        return draw(self)
 
     @property
     def heat(self) -> tuple[Tensor, str]:
@@ -251,6 +250,4 @@ class EffectTable:
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        from vivit_lab.interventions._effects_charts import heat_figure
-
-        return heat_figure(self, alpha)
+        return draw(self, "figure", alpha)

@@ -11,8 +11,15 @@ from torch import Tensor
 from vivit_lab.errors import GridError, InputError
 from vivit_lab.grid import TokenGrid
 from vivit_lab.interventions.base import Hook, Intervention
-from vivit_lab.interventions.points import Point, chosen_points, grid_or_own, head_numbers
-from vivit_lab.interventions.tokens import TokensLike, token_mask, tokens_text
+from vivit_lab.interventions.points import (
+    Point,
+    TokensLike,
+    chosen_points,
+    grid_or_own,
+    head_numbers,
+    token_mask,
+    tokens_text,
+)
 
 __all__ = ["PAIRS", "blocked_pairs", "knock_out"]
 

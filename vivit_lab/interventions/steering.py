@@ -11,11 +11,10 @@ from torch import Tensor
 
 from vivit_lab.errors import InputError
 from vivit_lab.grid import TokenGrid
-from vivit_lab.hooks.inputs import as_pixel_values
 from vivit_lab.interventions.base import Intervention, check_batch_size, read_points
-from vivit_lab.interventions.points import Point, chosen_points, grid_or_own
-from vivit_lab.interventions.tokens import TokensLike, token_mask, tokens_text
+from vivit_lab.interventions.points import Point, TokensLike, chosen_points, grid_or_own, token_mask, tokens_text
 from vivit_lab.numbers import checked_numbers
+from vivit_lab.records.inputs import as_pixel_values
 from vivit_lab.video.clip import Clip
 
 __all__ = ["SteeringVector", "steer", "steering_vector"]

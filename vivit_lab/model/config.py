@@ -1,4 +1,4 @@
-"""The configuration of a ViViT, field for field as Hugging Face's ``config.json`` has it."""
+"""The configuration of a ViViT as Hugging Face's config.json has it, and the four models of the paper as layers."""
 
 from __future__ import annotations
 
@@ -10,17 +10,198 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vivit_lab.checkpoints.checkpoint import Checkpoint
-from vivit_lab.checkpoints.labels import with_kinetics_labels
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vivit_lab.checkpoints.checkpoint import Checkpoint, with_kinetics_labels
 from vivit_lab.errors import CheckpointWarning, ConfigError, GridError
 from vivit_lab.grid import TokenGrid
-from vivit_lab.model.activations import ACTIVATIONS
-from vivit_lab.model.variants import VARIANT_FIELDS, check_variant, layer_axes, written_fields
 
-__all__ = ["ATTENTION_IMPLEMENTATIONS", "PROBLEM_TYPES", "VivitConfig"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vivit_lab.grid import TokenGrid
+
+__all__ = [
+    "ACTIVATIONS",
+    "ATTENTION_IMPLEMENTATIONS",
+    "ATTENTION_ORDERS",
+    "CLASSIFIERS",
+    "PROBLEM_TYPES",
+    "VARIANTS",
+    "VARIANT_FIELDS",
+    "AttentionLayout",
+    "VivitConfig",
+    "check_variant",
+    "layer_axes",
+    "layer_layouts",
+    "written_fields",
+]
+
+
+def _quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
+def _linear(x: Tensor) -> Tensor:
+    return x
+
+
+def _clipped_gelu(x: Tensor) -> Tensor:
+    return functional.gelu(x).clamp(-10, 10)
+
+
+def _squared_relu(x: Tensor) -> Tensor:
+    return functional.relu(x).square()
+
+
+_tanh_gelu = partial(functional.gelu, approximate="tanh")
+
+#: ``gelu_fast``, ``gelu_new`` and ``gelu_pytorch_tanh`` are one formula,
+#: 0.5·x·(1 + tanh(√(2/π)·(x + 0.044715·x³))), which PyTorch computes in one fused kernel.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu,
+    "gelu_10": _clipped_gelu,
+    "gelu_accurate": _tanh_gelu,
+    "gelu_fast": _tanh_gelu,
+    "gelu_new": _tanh_gelu,
+    "gelu_python": functional.gelu,
+    "gelu_pytorch_tanh": _tanh_gelu,
+    "leaky_relu": functional.leaky_relu,
+    "linear": _linear,
+    "mish": functional.mish,
+    "quick_gelu": _quick_gelu,
+    "relu": functional.relu,
+    "relu2": _squared_relu,
+    "relu6": functional.relu6,
+    "selu": functional.selu,
+    "sigmoid": torch.sigmoid,
+    "silu": functional.silu,
+    "swish": functional.silu,
+    "tanh": torch.tanh,
+}
+
+
+VARIANTS = (
+    "spacetime",
+    "factorized_encoder",
+    "factorized_self_attention_block",
+    "factorized_dot_product_attention",
+)
+ATTENTION_ORDERS = ("time_space", "space_time")
+CLASSIFIERS = ("token", "gap")
+
+# field → the variants that have it (all of them write "variant" and "classifier")
+VARIANT_FIELDS = {
+    "attention_order": ("factorized_self_attention_block",),
+    "num_temporal_layers": ("factorized_encoder",),
+    "spatial_only_baseline": ("factorized_encoder",),
+}
+
+
+@dataclass(frozen=True)
+class AttentionLayout:
+    """Which tokens of its sequence an attention layer joins.
+
+    Args:
+        axis: ``"joint"`` (all), ``"time"`` (same place), ``"space"`` (same time), or ``"both"``: the first half of the
+            heads along time, the second along space.
+        tokens: length of the sequence.
+        times: how many times it covers; tokens are ordered by time first.
+    """
+
+    axis: str
+    tokens: int
+    times: int
+
+    @property
+    def places(self) -> int:
+        """Tokens of one time."""
+        return self.tokens // self.times
+
+    def scores(self, heads: Sequence[int], count: int) -> int:
+        """Return how many scores some heads have together.
+
+        Args:
+            heads: which, counted as before any was pruned.
+            count: heads before any was pruned.
+        """
+        if self.axis == "both":
+            early = sum(head < count // 2 for head in heads)
+            return self.tokens * (early * self.times + (len(heads) - early) * self.places)
+        keys = {"joint": self.tokens, "time": self.times, "space": self.places}[self.axis]
+        return len(heads) * self.tokens * keys
+
+
+def check_variant(config: VivitConfig) -> str:
+    """Refuse what no variant can be, and return how the tokens become one vector: ``"token"`` or ``"gap"``.
+
+    Raises:
+        ConfigError: a choice is unknown, or two do not go together.
+    """
+    for name, value, choices in (
+        ("variant", config.variant, VARIANTS),
+        ("attention_order", config.attention_order, ATTENTION_ORDERS),
+        ("classifier", config.classifier, (None, *CLASSIFIERS)),
+    ):
+        if value not in choices:
+            raise ConfigError(f"{name}={value!r} is not known; choose one of {', '.join(map(str, choices))}")
+    without_cls = config.variant in ("factorized_self_attention_block", "factorized_dot_product_attention")
+    classifier = config.classifier or ("gap" if without_cls else "token")
+    if without_cls and classifier == "token":
+        raise ConfigError(f"{config.variant} has no CLS token for the classifier to read: use classifier='gap'")
+    if config.variant == "factorized_encoder" and classifier == "gap":
+        raise ConfigError(
+            "factorized_encoder hands the CLS token of each time on to its temporal layers: use classifier='token' "
+            "(spatial_only_baseline=True averages those CLS tokens over time instead)"
+        )
+    if config.spatial_only_baseline and config.variant != "factorized_encoder":
+        raise ConfigError("spatial_only_baseline=True is a factorized_encoder without temporal layers: set variant")
+    if config.variant == "factorized_dot_product_attention" and config.num_attention_heads % 2:
+        raise ConfigError(
+            f"factorized_dot_product_attention gives half of the heads to each axis: num_attention_heads="
+            f"{config.num_attention_heads} is odd"
+        )
+    return classifier
+
+
+def layer_axes(config: VivitConfig) -> tuple[str, ...]:
+    """Return the axis of each attention layer, in the order in which they run."""
+    count = config.num_hidden_layers
+    if config.variant == "factorized_encoder":
+        temporal = 0 if config.spatial_only_baseline else config.num_temporal_layers
+        return ("space",) * count + ("joint",) * temporal
+    if config.variant == "factorized_self_attention_block":
+        return tuple(config.attention_order.split("_")) * count
+    return ({"spacetime": "joint", "factorized_dot_product_attention": "both"}[config.variant],) * count
+
+
+def layer_layouts(config: VivitConfig, grid: TokenGrid) -> tuple[AttentionLayout, ...]:
+    """Return which tokens each attention layer joins, for clips of a grid."""
+    layouts = []
+    for axis in layer_axes(config):
+        if config.variant != "factorized_encoder":
+            times = 1 if axis == "joint" else grid.t
+            layouts.append(AttentionLayout(axis, grid.num_tokens, times))
+        elif axis == "space":  # each time has a CLS token of its own
+            layouts.append(AttentionLayout(axis, grid.t * (1 + grid.h * grid.w), grid.t))
+        else:
+            layouts.append(AttentionLayout(axis, 1 + grid.t, 1))
+    return tuple(layouts)
+
+
+def written_fields(config: VivitConfig) -> dict[str, Any]:
+    """Return the fields of a config.json that tell the variant; none for what transformers can express."""
+    if config.variant == "spacetime" and config.classifier == "token":
+        return {}
+    names = [name for name, variants in VARIANT_FIELDS.items() if config.variant in variants]
+    return {name: getattr(config, name) for name in ("variant", "classifier", *names)}
+
 
 ATTENTION_IMPLEMENTATIONS = ("eager", "sdpa", "flash_attention_2")
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
@@ -73,7 +254,7 @@ class VivitConfig:
         num_hidden_layers: number of blocks; see ``num_attention_layers`` for the other variants.
         num_attention_heads: heads in a block.
         intermediate_size: width of the MLP.
-        hidden_act: activation of the MLP, a name of ``vivit_lab.model.activations.ACTIVATIONS``.
+        hidden_act: activation of the MLP, a name of ``vivit_lab.model.config.ACTIVATIONS``.
         hidden_dropout_prob: dropout after the embeddings, the attention's output projection and both MLP layers.
         attention_probs_dropout_prob: dropout on the attention pattern.
         initializer_range: standard deviation of the initial weights.
@@ -87,7 +268,7 @@ class VivitConfig:
         pooler_act: activation of the pooler, one of the names of ``hidden_act``. transformers 5 has it; transformers 4
             always computes tanh.
         pooler_output_size: width of the pooler's output; None, which transformers 5 writes as ``hidden_size``, is that.
-        variant: which of the paper's four models, see ``vivit_lab.model.variants``.
+        variant: which of the paper's four models, see ``vivit_lab.model.config``.
         attention_order: which axis a block of ``factorized_self_attention_block`` attends along first,
             ``"time_space"`` or ``"space_time"``.
         num_temporal_layers: layers over time of ``factorized_encoder``.

@@ -14,11 +14,18 @@ from typing import Any
 from torch import nn
 
 from vivit_lab.errors import InputError
-from vivit_lab.model.activation_cache import ActivationCache
-from vivit_lab.model.hook_names import NamesFilter
-from vivit_lab.model.hook_placing import HookFunction, HookSpec, Placed, find_points, lock_of, place, placing
-from vivit_lab.model.hook_point import HookPoint
-from vivit_lab.model.hook_runs import cached_run, run_model
+from vivit_lab.model.cache import ActivationCache, cached_run, run_model
+from vivit_lab.model.hooks import (
+    HookFunction,
+    HookPoint,
+    HookSpec,
+    NamesFilter,
+    Placed,
+    find_points,
+    lock_of,
+    place,
+    placing,
+)
 
 __all__ = ["HookedMixin"]
 

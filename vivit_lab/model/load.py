@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 
-from vivit_lab.checkpoints.arguments import take_loader_arguments
-from vivit_lab.checkpoints.checkpoint import Checkpoint
+from vivit_lab.checkpoints.checkpoint import Checkpoint, with_kinetics_labels
 from vivit_lab.checkpoints.files import TensorSource, parse_dtype, read_json
-from vivit_lab.checkpoints.labels import with_kinetics_labels
+from vivit_lab.checkpoints.hub import take_loader_arguments
 from vivit_lab.errors import BackendError, InputError
 from vivit_lab.model.build import build_model
 from vivit_lab.model.config import VivitConfig

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from torch import Tensor
 from torch.export import register_dataclass
 
 from vivit_lab.grid import TokenGrid
 
-__all__ = ["ModelOutput", "VideoClassifierOutput", "VivitModelOutput"]
+__all__ = ["Encoded", "ModelOutput", "VideoClassifierOutput", "VivitModelOutput"]
+
+
+class Encoded(NamedTuple):
+    """What the backbone gives to the heads on top of it."""
+
+    last_hidden_state: Tensor
+    hidden_states: tuple[Tensor, ...] | None
+    attentions: tuple[Tensor, ...] | None
+    grid: TokenGrid | None = None
 
 
 @dataclass

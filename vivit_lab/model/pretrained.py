@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import nn
 
+from vivit_lab.checkpoints.files import write_checkpoint
 from vivit_lab.checkpoints.huggingface import foreign_name
-from vivit_lab.checkpoints.save import write_checkpoint
 from vivit_lab.errors import CheckpointWarning, InputError
-from vivit_lab.model.config import VivitConfig
+from vivit_lab.model.attention import constant_placeholders
+from vivit_lab.model.config import VivitConfig, written_fields
 from vivit_lab.model.load import load_checkpoint
-from vivit_lab.model.pruned import constant_placeholders
-from vivit_lab.model.variants import written_fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

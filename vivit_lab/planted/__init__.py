@@ -39,7 +39,10 @@ second decoy, noise, a bar in front; 3 a camera that wanders, and more noise. Cl
 all levels. Train, validation and test share neither outlines nor photographs (`photos/README.md` has their origin; all
 are CC0 or in the public domain).
 
-`config` what to draw; `scene` what happens, as numbers; `sprites`, `photos` and `render` its pixels; `clip` a clip with
-its truth; `truth` counts that in tokens; `counterfactual` changes one thing; `dataset` tensors; `files` movies;
-`probes` and `report` what a model makes of them.
+`scene` what happens, as numbers, its pixels, and the truth in tokens; `clip` clips with their truth, one thing
+changed, and as tensors; `files` movies; `report` what a model makes of them.
 """
+
+from vivit_lab._index import public_index
+
+__all__, __getattr__, __dir__ = public_index(__name__)

@@ -1,27 +1,107 @@
-"""A planted clip: frames, label and the truth about them."""
+"""Planted clips with their truth, one or many; with one thing changed, or as versions that show a shortcut."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch.utils.data import Dataset
 
 from vivit_lab.errors import InputError
+from vivit_lab.html import frame_tiles, report_html
 from vivit_lab.numbers import checked_numbers
-from vivit_lab.planted.config import LABELS, PlantedConfig
-from vivit_lab.planted.counterfactual import COUNTERFACTUALS, turn_around_frame
-from vivit_lab.planted.render import render_frames, visible
-from vivit_lab.planted.scene import Actor, Scene, draw_scene, track
-from vivit_lab.planted.truth import mask_of_tokens, window_of_tokens
-from vivit_lab.show.html import frame_tiles, report_html
+from vivit_lab.planted.scene import (
+    LABELS,
+    SLOTS,
+    Actor,
+    PlantedConfig,
+    Scene,
+    draw_scene,
+    mask_of_tokens,
+    opposite,
+    progress,
+    render_frames,
+    track,
+    visible,
+    window_of_tokens,
+)
 from vivit_lab.video.clip import Clip
 
 if TYPE_CHECKING:
     from vivit_lab.grid import TokenGrid
 
-__all__ = ["PlantedClip", "planted_clip"]
+__all__ = [
+    "COUNTERFACTUALS",
+    "PlantedClip",
+    "PlantedDataset",
+    "backwards",
+    "move_window",
+    "normalise",
+    "planted_batch",
+    "planted_clip",
+    "reorder",
+    "reverse_target",
+    "shuffled",
+    "single_frame",
+    "stack_clips",
+    "turn_around_frame",
+]
+
+
+def reverse_target(scene: Scene) -> Scene:
+    """Return the scene in which the target goes its way backwards, in the same window; the label is the opposite one.
+
+    Nothing else changes, so the two clips differ in the target's pixels alone. Twice gives the scene itself.
+    (A decoy may now move in the target's direction, in a window of its own, which no clip does as it is drawn.)
+    """
+    target = scene.target
+    end = _shifted(scene, target.start, target.velocity, scene.config.moves)
+    label = opposite(scene.label)
+    return replace(scene, label=label, target=replace(target, start=end, direction=label))
+
+
+def move_window(scene: Scene) -> Scene:
+    """Return the scene in which the target goes the same way in the next window (after the last, the first).
+
+    A decoy that moved then moves in the window that became free. The label stays. Three times gives the scene itself.
+    """
+
+    def later(actor: Actor) -> Actor:
+        return actor if actor.slot is None else replace(actor, slot=(actor.slot + 1) % SLOTS)
+
+    return replace(scene, target=later(scene.target), decoys=tuple(later(actor) for actor in scene.decoys))
+
+
+def turn_around_frame(scene: Scene, label: int, frame: int) -> Scene:
+    """Return the equally likely scene of class ``label`` with the very same frame ``frame``.
+
+    All directions turn by the same angle, and every shape starts where it must to be in that frame where it was. Starts
+    are uniform over the torus, so this is a bijection between the scenes of two classes: the reason why no frame tells.
+    """
+    turn = label - scene.label
+
+    def turned(actor: Actor) -> Actor:
+        steps = int(progress(scene, actor)[frame])
+        other = replace(actor, direction=(actor.direction + turn) % len(LABELS))
+        there = _shifted(scene, actor.start, actor.velocity, steps)
+        return replace(other, start=_shifted(scene, there, other.velocity, -steps))
+
+    return replace(
+        scene, label=label, target=turned(scene.target), decoys=tuple(turned(actor) for actor in scene.decoys)
+    )
+
+
+COUNTERFACTUALS: dict[str, Callable[[Scene], Scene]] = {"reverse": reverse_target, "window": move_window}
+"""The changes by name."""
+
+
+def _shifted(scene: Scene, place: tuple[int, int], velocity: tuple[int, int], steps: int) -> tuple[int, int]:
+    size = scene.config.size
+    return ((place[0] + velocity[0] * steps) % size, (place[1] + velocity[1] * steps) % size)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -206,3 +286,170 @@ def planted_clip(config: PlantedConfig, index: int, label: int | None = None) ->
 def _frozen(array: np.ndarray) -> np.ndarray:
     array.flags.writeable = False  # it is kept, and handed out again
     return array
+
+
+def normalise(frames: np.ndarray) -> torch.Tensor:
+    """Return uint8 frames (..., T, H, W, 3) as a float32 tensor (..., T, 3, H, W) in -1 … 1: value / 127.5 - 1."""
+    return torch.from_numpy(np.moveaxis(frames, -1, -3).astype(np.float32, order="C")).div_(127.5).sub_(1)
+
+
+def stack_clips(clips: Sequence[PlantedClip]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return clips as a batch.
+
+    Args:
+        clips: at least one, all of the same frames and size.
+
+    Returns:
+        ``(pixel_values, labels)``: float32 (B, T, 3, H, W) in -1 … 1, and int64 (B,).
+
+    Raises:
+        InputError: there are no clips, or they differ in frames or size.
+    """
+    shapes = sorted({clip.frames.shape for clip in clips})
+    if len(shapes) != 1:
+        raise InputError(f"wanted at least one clip, all of one shape (T, H, W, 3), got {len(clips)} of {shapes}")
+    pixel_values = torch.stack([normalise(clip.frames) for clip in clips])
+    return pixel_values, torch.tensor([clip.label for clip in clips])
+
+
+def planted_batch(
+    config: PlantedConfig, indices: Iterable[int]
+) -> tuple[torch.Tensor, torch.Tensor, list[PlantedClip]]:
+    """Return clips of a configuration as a batch, with their truth.
+
+    Args:
+        config: what to draw.
+        indices: which clips, each from 0.
+
+    Returns:
+        ``(pixel_values, labels, clips)``: float32 (B, T, 3, H, W) in -1 … 1, int64 (B,), and the clips, which know
+        their masks.
+
+    Raises:
+        InputError: there are no indices, or one is not a whole number from 0.
+
+    Example:
+        >>> pixel_values, labels, clips = planted_batch(PlantedConfig(), range(8))
+        >>> truth = clips[0].token_mask(TokenGrid.from_video(16, 48, 48, (2, 8, 8)))
+    """
+    clips = [planted_clip(config, index) for index in indices]
+    return (*stack_clips(clips), clips)
+
+
+@checked_numbers()
+class PlantedDataset(Dataset[tuple[torch.Tensor, int]]):
+    """``length`` clips of a configuration; item i is the same tensor in every process and epoch.
+
+    An item is ``(pixel_values, label)``: float32 (T, 3, H, W) in -1 … 1, and an int 0 … 7. Clips are drawn when they
+    are asked for (about 4 ms each at the default size and hardest level, on one core) and not kept.
+
+    Args:
+        config: size, level, split and seed.
+        length: how many clips; any run of eight holds each class once.
+        start: index of the first clip.
+
+    Raises:
+        InputError: the length is not positive or the start is negative.
+    """
+
+    def __init__(self, config: PlantedConfig, length: int, start: int = 0) -> None:
+        if length < 1 or start < 0:
+            raise InputError(f"wanted a positive length and a start from 0, got length={length}, start={start}")
+        self.config, self.length, self.start = config, int(length), int(start)
+
+    def __len__(self) -> int:
+        return self.length
+
+    @checked_numbers()
+    def clip(self, item: int) -> PlantedClip:
+        """Return an item with its truth.
+
+        Raises:
+            IndexError: there is no such item (the protocol by which ``for`` ends).
+        """
+        if not -self.length <= item < self.length:
+            raise IndexError(f"item {item} of a dataset of {self.length} clips")
+        return planted_clip(self.config, self.start + item % self.length)
+
+    def __getitem__(self, item: int) -> tuple[torch.Tensor, int]:
+        clip = self.clip(item)
+        return normalise(clip.frames), clip.label
+
+
+def reorder(clip: torch.Tensor | PlantedClip, order: torch.Tensor) -> torch.Tensor:
+    """Return clips with their frames in another order, (B, T', 3, H, W).
+
+    Args:
+        clip: (B, T, 3, H, W), or a planted clip, which becomes a batch of one.
+        order: which frame each place shows, 0 … T - 1: int64 (T',) for all clips alike, or (B, T').
+
+    Raises:
+        InputError: the clips or the order have another shape, or there is no such frame.
+    """
+    pixel_values = _batch(clip)
+    count, frames = pixel_values.shape[:2]
+    if order.is_floating_point() or not (order.ndim == 1 or (order.ndim == 2 and len(order) == count)):
+        raise InputError(
+            f"order must be integers of shape (frames,) or ({count}, frames), got {tuple(order.shape)} {order.dtype}"
+        )
+    if order.numel() == 0 or int(order.min()) < 0 or int(order.max()) >= frames:
+        raise InputError(f"order must name at least one frame, each 0 … {frames - 1}, got {order.tolist()}")
+    rows = torch.arange(count, device=pixel_values.device)[:, None]
+    return pixel_values[rows, order.to(pixel_values.device).expand(count, -1)]
+
+
+def single_frame(clip: torch.Tensor | PlantedClip, frame: int | torch.Tensor) -> torch.Tensor:
+    """Return clips that stand still: one frame of each, as often as the clip has frames; (B, T, 3, H, W).
+
+    On planted clips no model can beat chance, 1/8, whichever frames it is given: see ``PlantedClip.twin``.
+
+    Args:
+        clip: (B, T, 3, H, W), or a planted clip, which becomes a batch of one.
+        frame: 0 … T - 1, for all clips alike or int64 (B,).
+
+    Raises:
+        InputError: the clips are no batch, or there is no such frame.
+    """
+    pixel_values = _batch(clip)
+    which = torch.as_tensor(frame)
+    if which.ndim > 1:
+        raise InputError(f"frame must be an integer, or one a clip, got shape {tuple(which.shape)}")
+    return reorder(pixel_values, which[..., None].expand(*which.shape, pixel_values.shape[1]))
+
+
+def shuffled(clip: torch.Tensor | PlantedClip, seed: int | torch.Generator) -> torch.Tensor:
+    """Return clips with the frames of each in an order of its own, every order as likely; (B, T, 3, H, W).
+
+    On planted clips no model can be right more than half of the time: the opposite motion leaves the same frames.
+
+    Args:
+        clip: (B, T, 3, H, W), or a planted clip, which becomes a batch of one.
+        seed: of the orders, or a generator on the CPU.
+
+    Raises:
+        InputError: the clips are no batch.
+    """
+    pixel_values = _batch(clip)
+    generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+    return reorder(pixel_values, torch.rand(pixel_values.shape[:2], generator=generator).argsort(1))
+
+
+def backwards(clip: torch.Tensor | PlantedClip) -> torch.Tensor:
+    """Return clips played backwards, (B, T, 3, H, W): on planted clips, clips of the opposite class.
+
+    Args:
+        clip: (B, T, 3, H, W), or a planted clip, which becomes a batch of one.
+
+    Raises:
+        InputError: the clips are no batch.
+    """
+    pixel_values = _batch(clip)
+    return reorder(pixel_values, torch.arange(pixel_values.shape[1]).flip(0))
+
+
+def _batch(clip: torch.Tensor | PlantedClip) -> torch.Tensor:
+    if isinstance(clip, PlantedClip):
+        return stack_clips([clip])[0]
+    if clip.ndim != 5:
+        raise InputError(f"wanted clips (batch, frames, channels, rows, columns), got {tuple(clip.shape)}")
+    return clip

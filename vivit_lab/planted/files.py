@@ -16,10 +16,9 @@ from vivit_lab.errors import DamagedFileError, InputError
 from vivit_lab.files import inside, read_json, read_npz, stored_fields
 from vivit_lab.numbers import MOST, checked_numbers
 from vivit_lab.planted.clip import COUNTERFACTUALS, PlantedClip, planted_clip
-from vivit_lab.planted.config import LABELS, PlantedConfig
-from vivit_lab.planted.truth import mask_of_tokens, window_of_tokens
+from vivit_lab.planted.scene import LABELS, PlantedConfig, mask_of_tokens, window_of_tokens
 from vivit_lab.progress import progress_bar
-from vivit_lab.show.text import csv_writer
+from vivit_lab.text import csv_writer
 from vivit_lab.video.encode import MovieWriter
 
 if TYPE_CHECKING:

@@ -9,11 +9,10 @@ import torch
 
 from vivit_lab.errors import InputError
 from vivit_lab.numbers import MOST, checked_numbers
-from vivit_lab.planted.config import LABELS, PlantedConfig
-from vivit_lab.planted.dataset import normalise, planted_batch, stack_clips
-from vivit_lab.planted.probes import backwards, reorder
+from vivit_lab.planted.clip import backwards, normalise, planted_batch, reorder, stack_clips
+from vivit_lab.planted.scene import LABELS, PlantedConfig
 from vivit_lab.progress import progress_bar
-from vivit_lab.statistics.proportion import wilson_interval
+from vivit_lab.statistics.intervals import wilson_interval
 
 __all__ = ["planted_report"]
 

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from vivit_lab.numbers import checked_numbers
-from vivit_lab.render.legend import make_legend
+from vivit_lab.render.legend import clip_end, make_legend, shown_frames
 from vivit_lab.render.painter import make_painter
-from vivit_lab.render.timing import clip_end, shown_frames
-from vivit_lab.show.text import visible
+from vivit_lab.text import visible
 from vivit_lab.video.encode import MovieWriter
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ import numpy as np
 
 from vivit_lab.numbers import checked_numbers
 from vivit_lab.render.legend import make_legend
-from vivit_lab.render.painter import make_painter
-from vivit_lab.render.place import check_pair, source_place
+from vivit_lab.render.painter import check_pair, make_painter, source_place
 
 if TYPE_CHECKING:
     from vivit_lab.attribution.base import AttributionMap

@@ -1,24 +1,329 @@
-"""Painting of heat over source frames: integer arithmetic on whole frames, tables made once a clip."""
+"""Painting of heat over source frames: where tokens lie, and which number takes which colour."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vivit_lab.errors import InputError
-from vivit_lab.render.place import SourcePlace, check_pair, source_place
-from vivit_lab.render.scale import HeatScale, heat_scale
+from vivit_lab.colormap import Colormap, choose_colormap, format_range, unit_interval, value_limits
+from vivit_lab.errors import GridError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from vivit_lab.attribution.base import AttributionMap
     from vivit_lab.colormap import Colormap
+    from vivit_lab.grid import TokenGrid
     from vivit_lab.video.clip import Clip
+    from vivit_lab.video.geometry import Geometry
 
-__all__ = ["GAP", "LAYOUTS", "Painter", "make_painter"]
+__all__ = [
+    "GAP",
+    "LAYOUTS",
+    "HeatScale",
+    "Painter",
+    "SourcePlace",
+    "check_pair",
+    "heat_scale",
+    "make_painter",
+    "outside_text",
+    "share_outside",
+    "source_place",
+]
+
+_WORTH_SAYING = 0.0005  # of the relevance outside the frame
+
+
+@dataclass(frozen=True, eq=False)
+class SourcePlace:
+    """The tables that spread values of places (y, x) over the source pixels.
+
+    Args:
+        visible: (top, left, bottom, right), the half-open box of source pixels whose centres the model saw.
+        rows: (bottom - top,) the y of each visible row.
+        columns: (right - left,) the x of each visible column.
+        row_weights: (bottom - top, h) float32, how much of each y a row takes; None for nearest.
+        column_weights: (right - left, w) float32, likewise.
+    """
+
+    visible: tuple[int, int, int, int]
+    rows: np.ndarray
+    columns: np.ndarray
+    row_weights: np.ndarray | None = None
+    column_weights: np.ndarray | None = None
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """The visible part of a source frame as slices (rows, columns)."""
+        top, left, bottom, right = self.visible
+        return (slice(top, bottom), slice(left, right))
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """Return values (h, w, ...) at each visible source pixel, (rows, columns, ...)."""
+        if self.row_weights is None or self.column_weights is None:
+            return np.take(values[:, self.columns], self.rows, axis=0)
+        return self.row_weights @ values.astype(np.float32) @ self.column_weights.T
+
+
+def check_pair(clip: Clip, map: AttributionMap) -> Geometry:
+    """Refuse a map that was not made of this clip, and return the clip's geometry.
+
+    Raises:
+        InputError: the map holds several clips, the clip was not prepared, or the map names other frames, another file
+            or another way in which the pixels were cut.
+        GridError: the grid covers other pixels or frames than the model was given of this clip.
+    """
+    if len(map) != 1:
+        raise InputError(f"wanted the map of one clip, got a batch of {len(map)}: pick one with map[i]")
+    geometry, grid = clip.geometry, map.grid
+    if geometry is None:
+        raise InputError(
+            "the clip was not prepared, so it is not known which of its pixels the model saw: "
+            "use clip = processor.prepare(clip), with the processor whose pixel values the map was made of"
+        )
+    if grid.image_size != tuple(geometry.model_size):
+        raise GridError(
+            f"the map's grid covers {grid.image_size[0]}×{grid.image_size[1]} model pixels, but the clip was prepared "
+            f"at {geometry.model_size[0]}×{geometry.model_size[1]}: give the clip that the map was made of"
+        )
+    if grid.num_frames != len(clip):
+        raise GridError(
+            f"the map's grid covers {grid.num_frames} frames, the clip has {len(clip)}: "
+            "give the clip that the map was made of"
+        )
+    if map.frame_indices is not None and list(map.frame_indices[0]) != clip.indices.tolist():
+        raise InputError(
+            f"the map is of the file's frames {_short(map.frame_indices[0])}, the clip holds "
+            f"{_short(clip.indices.tolist())}: give the clip that the map was made of"
+        )
+    if map.sources is not None:
+        _check_source(clip, geometry, map.sources[0])
+    return geometry
+
+
+def _check_source(clip: Clip, geometry: Geometry, source: dict[str, Any]) -> None:
+    """Refuse a clip of another file, or one whose pixels were cut otherwise, than a map was made of."""
+    if source["path"] != clip.path:
+        raise InputError(
+            f"the map is of the file {source['path']}, the clip is of {clip.path}: give the clip that the map was made "
+            "of; if the file was moved, dataclasses.replace(clip, path=...) says so"
+        )
+    if source["geometry"] != geometry.to_dict():
+        raise InputError(
+            f"the map is of pixels that were cut from their frames by {source['geometry']}, the clip's by "
+            f"{geometry.to_dict()}: give the clip that the map was made of, or prepare it with the same processor"
+        )
+
+
+def share_outside(geometry: Geometry, map: AttributionMap) -> float:
+    """Return the share of the relevance, in [0, 1], that lies on padding outside the frame.
+
+    Relevance (its magnitude, if signed) counts as spread evenly over its tubelet's pixels.
+    """
+    height, width = geometry.source_size
+    top, left, bottom, right = geometry.to_model((0.0, 0.0, float(height), float(width)))
+    inside = []
+    for low, high, tokens, pixels in (
+        (top, bottom, map.grid.h, map.grid.tubelet[1]),
+        (left, right, map.grid.w, map.grid.tubelet[2]),
+    ):
+        edges = np.clip(np.arange(tokens + 1) * float(pixels), low, high)
+        inside.append(np.diff(edges) / pixels)
+    sizes = np.abs(map.relevance[0].double().cpu().numpy()).sum(axis=0)
+    total = float(sizes.sum())
+    return 1 - float(inside[0] @ sizes @ inside[1]) / total if total else 0.0
+
+
+def outside_text(geometry: Geometry, map: AttributionMap) -> str:
+    """Return "x % of the relevance lies outside the frame", or "" where it is 0.05 % at most."""
+    share = share_outside(geometry, map)
+    return f"{100 * share:.1f} % of the relevance lies outside the frame" if share > _WORTH_SAYING else ""
+
+
+def source_place(geometry: Geometry, grid: TokenGrid, interpolation: str = "nearest") -> SourcePlace:
+    """Return the tables of a grid on a source frame.
+
+    Args:
+        geometry: how the model's pixels were cut from the source frame.
+        grid: the token grid on the model's pixels.
+        interpolation: "nearest": a pixel takes its tubelet's value, so edges lie where the tubelets' do; "bilinear":
+            it blends between the centres of the four nearest tubelets of the same frame, for the eye.
+
+    Raises:
+        InputError: the interpolation is neither, or the model saw the centre of no pixel of the source frame.
+    """
+    if interpolation not in ("nearest", "bilinear"):
+        raise InputError(f"interpolation must be 'nearest' or 'bilinear', got {interpolation!r}")
+    edges, indices, weights = [], [], []
+    for axis, tokens in enumerate((grid.h, grid.w)):
+        centres = (np.arange(geometry.source_size[axis]) + 0.5) * geometry.scale[axis] + geometry.offset[axis]
+        position = centres / grid.tubelet[axis + 1]
+        inside = np.flatnonzero((position >= 0) & (position < tokens))
+        if not len(inside):
+            raise InputError(f"the model saw the centre of no pixel of the source frame: {geometry}")
+        position = position[inside]
+        edges.append((int(inside[0]), int(inside[-1]) + 1))
+        indices.append(position.astype(np.int64))
+        weights.append(_blend(position, tokens))
+    visible = (edges[0][0], edges[1][0], edges[0][1], edges[1][1])
+    if interpolation == "nearest":
+        return SourcePlace(visible, indices[0], indices[1])
+    return SourcePlace(visible, indices[0], indices[1], weights[0], weights[1])
+
+
+def _blend(position: np.ndarray, tokens: int) -> np.ndarray:
+    """Return (pixels, tokens) weights of the two nearest tubelet centres; beyond the outermost centre, of that one."""
+    place = np.clip(position - 0.5, 0, tokens - 1)
+    return np.clip(1 - np.abs(place[:, None] - np.arange(tokens)), 0, 1).astype(np.float32)
+
+
+def _short(indices: list[int]) -> str:
+    if len(indices) <= 4:
+        return str(list(indices))
+    return f"[{indices[0]}, {indices[1]}, … {indices[-1]}] ({len(indices)})"
+
+
+_PEAK_OPACITY = 0.8  # the hottest place still shows what is below
+
+
+@dataclass(frozen=True, eq=False)
+class HeatScale:
+    """The scale of a drawing: one pair of limits a tubelet row (the same for all, unless normalised by frame).
+
+    Args:
+        colormap: the colours.
+        low: (t,) the value at the scale's lower end.
+        high: (t,) the value at the scale's upper end.
+        per_frame: whether each tubelet row has a scale of its own.
+        fixed: whether the limits were given, rather than taken from the map.
+        percentile: of the clip's relevance, where the scale ends there rather than at the largest; else None.
+        beyond: whether values lie below ``low`` and above ``high``; they take the end's colour.
+    """
+
+    colormap: Colormap
+    low: np.ndarray
+    high: np.ndarray
+    per_frame: bool = False
+    fixed: bool = False
+    percentile: float | None = None
+    beyond: tuple[bool, bool] = (False, False)
+
+    def levels(self, values: np.ndarray, row: int) -> np.ndarray:
+        """Return the uint8 colour level of relevance values of tubelet row ``row``."""
+        return Colormap.levels(unit_interval(values, self.low[row], self.high[row]))
+
+    def opacity(self, alpha: float | None) -> np.ndarray:
+        """Return how opaque each level is drawn, (256,) uint16 in 256ths.
+
+        Args:
+            alpha: one opacity in [0, 1] for all levels, or None: proportional to the heat (for signed relevance to its
+                magnitude), from nothing to 0.8.
+
+        Raises:
+            InputError: alpha lies outside [0, 1].
+        """
+        if alpha is not None:
+            if not 0 <= alpha <= 1:
+                raise InputError(f"alpha must lie in [0, 1], or be None for heat-proportional opacity; got {alpha}")
+            return np.full(256, round(alpha * 256), dtype=np.uint16)
+        level = np.arange(256)
+        # of 256 levels two are the middle, 127 and 128: both stand for "no relevance"
+        heat = (np.abs(level - 127.5) - 0.5) / 127 if self.colormap.diverging else level / 255
+        return np.rint(heat * _PEAK_OPACITY * 256).astype(np.uint16)
+
+    def labels(self, row: int) -> tuple[str, ...]:
+        """Return what stands below the colour bar, evenly spaced: the ends, and the zero of a diverging scale."""
+        low, high = format_range(float(self.low[row]), float(self.high[row]))
+        low, high = ("<= " if self.beyond[0] else "") + low, (">= " if self.beyond[1] else "") + high
+        return (low, "0", high) if self.colormap.diverging else (low, high)
+
+    @property
+    def kind(self) -> str:
+        """What the limits are shared by, in words."""
+        if self.per_frame:
+            return "per frame scale"
+        if self.percentile is not None:
+            return f"one scale for the clip, to its {_ordinal(self.percentile)} percentile"
+        return "fixed scale" if self.fixed else "one scale for the clip"
+
+
+def heat_scale(
+    map: AttributionMap,
+    colormap: str | Colormap | None = None,
+    normalize: str = "clip",
+    limits: tuple[float, float] | None = None,
+    percentile: float | None = None,
+) -> HeatScale:
+    """Return the scale that a map is drawn on.
+
+    Args:
+        map: the relevance, a batch of one.
+        colormap: a name or a ``Colormap``; None takes inferno, and coolwarm for signed relevance.
+        normalize: "clip": one scale for all frames; "frame": each tubelet row from its own lowest to its own highest.
+        limits: (low, high) of the scale, to compare several clips; for signed relevance (-m, m).
+        percentile: the scale ends at this percentile p of the clip's relevance: (0, p), or (-p, p) of the magnitudes if
+            signed. Where p is 0 the largest takes its place.
+
+    Raises:
+        InputError: the colour map does not exist or does not suit, ``normalize`` is neither, or the limits are not two
+            finite ascending numbers, not centred though the relevance is signed, or contradict ``normalize="frame"``;
+            or the percentile is not in (0, 100], or is given with one of the two.
+    """
+    if normalize not in ("clip", "frame"):
+        raise InputError(f"normalize must be 'clip' or 'frame', got {normalize!r}")
+    chosen = choose_colormap(colormap, signed=map.signed)
+    values = map.relevance[0].cpu().numpy()
+    rows = len(values)
+    if percentile is not None:
+        if limits is not None or normalize == "frame":
+            other = "limits" if limits is not None else "normalize='frame'"
+            raise InputError(f"percentile={percentile!r} and {other} both say where the colour scale ends: give one")
+        return _to_percentile(values, chosen, percentile, signed=map.signed)
+    if limits is not None:
+        low, high = _checked(limits, map.signed)
+        if normalize == "frame":
+            raise InputError("limits give one scale for all frames, normalize='frame' one for each: give only one")
+        beyond = (float(values.min()) < low, float(values.max()) > high)
+        return HeatScale(chosen, np.full(rows, low), np.full(rows, high), fixed=True, beyond=beyond)
+    if normalize == "frame":
+        each = np.array([value_limits(row, signed=map.signed) for row in values])
+        return HeatScale(chosen, each[:, 0], each[:, 1], per_frame=True)
+    low, high = value_limits(values, signed=map.signed)
+    return HeatScale(chosen, np.full(rows, low), np.full(rows, high))
+
+
+def _to_percentile(values: np.ndarray, colormap: Colormap, percentile: float, *, signed: bool) -> HeatScale:
+    if not isinstance(percentile, (int, float)) or isinstance(percentile, bool) or not 0 < percentile <= 100:
+        raise InputError(f"percentile must be a number in (0, 100], got {percentile!r}")
+    sizes = np.abs(values.astype(np.float64))
+    end, largest = float(np.percentile(sizes, percentile)), float(sizes.max())
+    kept = percentile if end > 0 else None  # nearly all relevance is 0: the scale is one to the largest, and says so
+    high = end or largest or 1.0
+    low = -high if signed else 0.0
+    ends = np.full(len(values), low), np.full(len(values), high)
+    beyond = (float(values.min()) < low, float(values.max()) > high)
+    return HeatScale(colormap, *ends, percentile=kept, beyond=beyond)
+
+
+def _ordinal(number: float) -> str:
+    """Return "99th", "1st", "99.5th"."""
+    text = f"{number:g}"
+    whole = text.isdigit() and text[-2:] not in ("11", "12", "13")
+    return text + ({"1": "st", "2": "nd", "3": "rd"}.get(text[-1], "th") if whole else "th")
+
+
+def _checked(limits: tuple[float, float], signed: bool) -> tuple[float, float]:
+    numbers = tuple(float(limit) for limit in limits)
+    if len(numbers) != 2 or not all(map(math.isfinite, numbers)) or numbers[0] >= numbers[1]:
+        raise InputError(f"limits must be two finite numbers (low, high) with low < high, got {tuple(limits)}")
+    low, high = numbers
+    if signed and low != -high:
+        raise InputError(f"limits of signed relevance must be (-m, m), so that zero is the middle; got {numbers}")
+    return (low, high)
+
 
 LAYOUTS = ("overlay", "side_by_side", "heat")
 """The ways to show a frame and its heat."""

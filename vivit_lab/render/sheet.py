@@ -16,11 +16,22 @@ from PIL.PngImagePlugin import PngInfo
 from vivit_lab.colormap import format_range
 from vivit_lab.errors import InputError
 from vivit_lab.numbers import checked_numbers
-from vivit_lab.render.legend import describe, draw_colorbar, draw_lines, draw_numbers
-from vivit_lab.render.painter import GAP, Painter, make_painter
-from vivit_lab.render.place import check_pair, outside_text, share_outside
-from vivit_lab.render.text import LIGHT, ellipsize, font, line_height, printable, wrap
-from vivit_lab.render.timing import clip_end, format_seconds, row_spans
+from vivit_lab.render.legend import (
+    LIGHT,
+    clip_end,
+    describe,
+    draw_colorbar,
+    draw_lines,
+    draw_numbers,
+    ellipsize,
+    font,
+    format_seconds,
+    line_height,
+    printable,
+    row_spans,
+    wrap,
+)
+from vivit_lab.render.painter import GAP, Painter, check_pair, make_painter, outside_text, share_outside
 
 if TYPE_CHECKING:
     from vivit_lab.attribution.base import AttributionMap

@@ -1,1 +1,1 @@
-"""How results look: text and pictures to HTML, through templates that escape all text."""
+"""How results look: HTML and figures, registered for the type of the result."""

@@ -1,1 +1,5 @@
 """What may be said of numbers over clips: intervals, tests, ranks."""
+
+from vivit_lab._index import public_index
+
+__all__, __getattr__, __dir__ = public_index(__name__)

@@ -1,32 +1,436 @@
-"""The training loop: plain PyTorch on Hugging Face Accelerate, the same on one CPU, one GPU or many machines."""
+"""The training loop on Hugging Face Accelerate: what is trained at which rate, and what is kept on disk."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
+import shutil
 import time
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from vivit_lab.errors import BackendError, ConfigError, InputError, MissingExtraError
-from vivit_lab.model.classifier import VivitForVideoClassification
+from vivit_lab.errors import (
+    BackendError,
+    ConfigError,
+    DamagedCheckpointError,
+    DamagedFileWarning,
+    InputError,
+    MissingExtraError,
+)
+from vivit_lab.families.views import mean_logits
+from vivit_lab.families.vivit import VivitForVideoClassification, VivitPreTrainedModel
+from vivit_lab.model.attention import Attention
+from vivit_lab.model.blocks import MLP
 from vivit_lab.model.inputs import check_pixels
-from vivit_lab.model.views import mean_logits
 from vivit_lab.progress import progress_bar
 from vivit_lab.training.config import TrainingConfig
-from vivit_lab.training.files import RunFiles
-from vivit_lab.training.parameters import make_optimizer, prepared
-from vivit_lab.training.regularise import mixup, stochastic_depth
-from vivit_lab.training.schedule import learning_rate
 
-__all__ = ["TrainingResult", "accuracy", "train"]
+__all__ = [
+    "RunFiles",
+    "TrainingResult",
+    "accuracy",
+    "frozen_parts",
+    "layers_of",
+    "learning_rate",
+    "make_optimizer",
+    "mixup",
+    "parameter_groups",
+    "prepared",
+    "read_log",
+    "stacks_of",
+    "stochastic_depth",
+    "train",
+]
+
+
+def learning_rate(step: int, config: TrainingConfig) -> float:
+    """Return the learning rate of update ``step``, counted from 0: a linear rise, then half a cosine.
+
+    Args:
+        step: 0 … ``config.steps - 1``.
+        config: gives the highest rate, the length of the rise, and what share is left at the end.
+    """
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, config.steps - 1 - config.warmup_steps)
+    left = config.final_learning_rate
+    return config.learning_rate * (left + (1 - left) * (1 + math.cos(math.pi * done)) / 2)
+
+
+def stacks_of(model: VivitPreTrainedModel) -> list[list[tuple[nn.Module, ...]]]:
+    """Return the layers as the paper counts them, in the order in which they run: stack → layer → its blocks.
+
+    A factorised encoder has two stacks, the spatial and the temporal one. A layer of factorised self-attention is two
+    blocks, one for each axis. All else is one stack of layers of one block.
+    """
+    blocks, count = list(model.blocks), model.config.num_hidden_layers
+    each = len(blocks) // count if model.config.variant == "factorized_self_attention_block" else 1
+    layers = [tuple(blocks[first : first + each]) for first in range(0, len(blocks), each)]
+    return [stack for stack in (layers[:count], layers[count:]) if stack]
+
+
+def layers_of(model: VivitPreTrainedModel) -> list[tuple[nn.Module, ...]]:
+    """Return the layers of all stacks, see ``stacks_of``."""
+    return [layer for stack in stacks_of(model) for layer in stack]
+
+
+def parameter_groups(
+    model: VivitPreTrainedModel, weight_decay: float, layer_decay: float = 1.0
+) -> list[dict[str, Any]]:
+    """Return an optimizer's parameter groups.
+
+    Weight decay is for the weights of linear and filter layers, and none for all else. With ``layer_decay`` < 1 there
+    are two groups a layer, whose ``scale`` is layer_decay ** (number of layers above it).
+
+    Args:
+        model: parameters that require no gradient are left out.
+        weight_decay: of the groups that have one.
+        layer_decay: share of the next layer's learning rate, 0 … 1.
+    """
+    decayed = {id(module.weight) for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv3d))}
+    wanted = [value for value in model.parameters() if value.requires_grad]
+    if layer_decay == 1:
+        layers = [(wanted, {})]
+    else:
+        depth, top = _depths(model), len(layers_of(model)) + 1
+        layers = [
+            ([value for value in wanted if depth.get(id(value), top) == layer], {"scale": layer_decay ** (top - layer)})
+            for layer in range(top + 1)
+        ]
+    return [
+        {"params": params, "weight_decay": decay, **extra}
+        for chosen, extra in layers
+        for params, decay in (
+            ([value for value in chosen if id(value) in decayed], weight_decay),
+            ([value for value in chosen if id(value) not in decayed], 0.0),
+        )
+        if params or not extra
+    ]
+
+
+def _depths(model: VivitPreTrainedModel) -> dict[int, int]:
+    """Return the depth of each parameter (by its id) of the embeddings, 0, and of the layers, 1, 2, …."""
+    depth = {id(value): 0 for value in model.embed.parameters()}
+    for layer, blocks in enumerate(layers_of(model), start=1):
+        depth |= {id(value): layer for block in blocks for value in block.parameters()}
+    return depth
+
+
+def make_optimizer(model: VivitPreTrainedModel, config: TrainingConfig) -> torch.optim.Optimizer:
+    """Return the optimizer of a configuration, for the parameters that require a gradient."""
+    groups = parameter_groups(model, config.weight_decay, config.layer_decay)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
+    return torch.optim.AdamW(groups, betas=config.betas)
+
+
+def frozen_parts(model: VivitPreTrainedModel, config: TrainingConfig) -> list[nn.Module]:
+    """Return the modules that a configuration freezes.
+
+    Raises:
+        ConfigError: there are fewer layers than are to be frozen.
+    """
+    layers = layers_of(model)
+    if config.freeze_layers > len(layers):
+        raise ConfigError(f"freeze_layers={config.freeze_layers}, but the model has {len(layers)} layers")
+    if config.freeze_backbone:
+        return [child for name, child in model.named_children() if name != "classifier"]
+    frozen = [block for layer in layers[: config.freeze_layers] for block in layer]
+    return [model.embed, *frozen] if config.freeze_embeddings else frozen
+
+
+@contextmanager
+def prepared(model: VivitPreTrainedModel, config: TrainingConfig) -> Iterator[None]:
+    """Freeze what a configuration freezes, and switch gradient checkpointing on where it is asked for.
+
+    Both are as before afterwards, also after an exception.
+
+    Raises:
+        ConfigError: see ``frozen_parts``; or nothing is left to train.
+    """
+    before = {value: value.requires_grad for value in model.parameters()}
+    checkpointing = model.gradient_checkpointing
+    try:
+        for module in frozen_parts(model, config):
+            module.requires_grad_(False)
+        if not any(value.requires_grad for value in model.parameters()):
+            raise ConfigError("every parameter is frozen, so there is nothing to train")
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
+        yield
+    finally:
+        for value, wanted in before.items():
+            value.requires_grad_(wanted)
+        model.gradient_checkpointing = checkpointing
+
+
+@contextmanager
+def stochastic_depth(model: VivitPreTrainedModel, rate: float, *, rescale: bool = True) -> Iterator[None]:
+    """Leave attention and MLP branches out at random, clip by clip, while the model is in training mode.
+
+    Huang et al. 2016 (https://arxiv.org/abs/1603.09382, eq. 4), as in ViViT for each branch: layer l of L drops each at
+    the rate l / (L - 1) · ``rate``. What is kept is divided by the share kept, so evaluation mode needs no change.
+
+    Args:
+        model: a ViViT; it is restored on leaving, also after an exception.
+        rate: of the last block, 0 … 1 (1 excluded).
+        rescale: whether what is kept is divided by the share kept; False is what the paper's own code does.
+
+    Raises:
+        ConfigError: the rate is out of its range.
+    """
+    if not 0 <= rate < 1:
+        raise ConfigError(f"the rate of stochastic depth must lie in 0 … 1 (1 excluded), got {rate!r}")
+    handles = []
+    try:
+        for stack in stacks_of(model) if rate else ():
+            for layer, blocks in enumerate(stack):
+                keep = 1 - rate * layer / max(1, len(stack) - 1)
+                branches = [part for block in blocks for part in block.modules() if isinstance(part, (Attention, MLP))]
+                dropper = _dropper(keep, keep if rescale else 1.0)
+                handles += [branch.register_forward_hook(dropper) for branch in branches]
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _dropper(keep: float, divisor: float) -> Any:
+    def drop(module: nn.Module, _inputs: Any, output: Any) -> Any:
+        if not module.training or keep == 1:
+            return None
+        branch, *rest = output if isinstance(output, tuple) else (output,)
+        kept = torch.empty(len(branch), 1, 1, device=branch.device, dtype=branch.dtype).bernoulli_(keep) / divisor
+        return (branch * kept, *rest) if isinstance(output, tuple) else branch * kept
+
+    return drop
+
+
+def mixup(
+    pixel_values: Float[Tensor, "batch frame channel height width"],
+    labels: Int[Tensor, "batch ..."],
+    num_labels: int,
+    alpha: float,
+) -> tuple[Float[Tensor, "batch frame channel height width"], Float[Tensor, "batch label"]]:
+    """Blend each clip, and its label, with another of the batch.
+
+    Zhang et al. 2018, https://arxiv.org/abs/1710.09412, section 2.
+
+    Args:
+        pixel_values: (batch, frame, channel, height, width).
+        labels: (batch,) classes.
+        num_labels: number of classes.
+        alpha: of the Beta(α, α) that the share is drawn from, one for the batch; positive.
+
+    Returns:
+        The blended clips, and (batch, num_labels) labels that sum to 1.
+
+    Raises:
+        InputError: alpha is not positive.
+    """
+    if not alpha > 0:
+        raise InputError(f"mixup wants a positive alpha, got {alpha!r}")
+    # drawn on the CPU, so that one seed gives one sequence on every device
+    share = float(torch.distributions.Beta(alpha, alpha).sample())
+    other = torch.randperm(len(labels)).to(labels.device)
+    wanted = functional.one_hot(labels, num_labels).to(pixel_values.dtype)
+    blended = share * pixel_values + (1 - share) * pixel_values[other]
+    return blended, share * wanted + (1 - share) * wanted[other]
+
+
+_DRAFT = ".part"
+
+
+class RunFiles:
+    """The files of one run.
+
+    Args:
+        directory: of the run.
+        config: what the run does.
+    """
+
+    def __init__(self, directory: Path, config: TrainingConfig) -> None:
+        self.directory, self.config = directory, config
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints that are whole, oldest first."""
+        found = (self.directory / "checkpoints").glob("step-*/run.json")
+        return sorted(path.parent for path in found if not path.parent.name.endswith(_DRAFT))
+
+    def newest(self, *, resume: bool) -> Path | None:
+        """Return the checkpoint to continue from, or None to begin anew; nothing is written.
+
+        Args:
+            resume: whether to continue.
+
+        Raises:
+            InputError: the directory holds a run and ``resume`` was not asked for.
+            ConfigError: its configuration was another.
+            DamagedCheckpointError: a file of the checkpoint is cut off, altered or missing.
+        """
+        log, newest = self.directory / "log.jsonl", (self.checkpoints or [None])[-1]
+        if not resume and (newest is not None or (log.exists() and log.stat().st_size)):
+            raise InputError(
+                f"{self.directory} holds a training run: continue it (resume=True), or name another directory"
+            )
+        if newest is not None:
+            stored = self._run_of(newest)
+            if differences := self.config.differences(stored["config"]):
+                raise ConfigError(
+                    f"the run in {self.directory} cannot continue with other settings ({'; '.join(differences)}); "
+                    "name another directory"
+                )
+            self._check_files(newest, stored.get("files", {}))
+        return newest
+
+    def damaged(self, checkpoint: Path, name: str, why: object) -> DamagedCheckpointError:
+        """Return the error that names a damaged file of a checkpoint, and says what to do.
+
+        Args:
+            checkpoint: its directory.
+            name: of the file.
+            why: what is wrong.
+        """
+        older = [path for path in self.checkpoints if path.name < checkpoint.name]
+        then = f"continues from {older[-1].name}" if older else "begins anew"
+        return DamagedCheckpointError(
+            f"{checkpoint / name} is damaged ({why}): the run cannot continue from there. Remove {checkpoint}, and the "
+            f"same command {then}"
+        )
+
+    def _run_of(self, checkpoint: Path) -> dict[str, Any]:
+        """Return what a checkpoint's ``run.json`` says."""
+        try:
+            run = json.loads((checkpoint / "run.json").read_text(encoding="utf-8"))
+            return {**run, "step": int(run["step"]), "seconds": float(run["seconds"]), "config": dict(run["config"])}
+        except (ValueError, KeyError, TypeError) as error:
+            raise self.damaged(checkpoint, "run.json", error) from error
+
+    def _check_files(self, checkpoint: Path, digests: dict[str, str]) -> None:
+        """Raise if a file is not the one that was written; checkpoints of earlier versions have no digests."""
+        for name, digest in digests.items():
+            path = checkpoint / name
+            if not path.is_file():
+                raise self.damaged(checkpoint, name, "it is missing")
+            if _sha256(path) != digest:
+                raise self.damaged(checkpoint, name, f"its {path.stat().st_size} bytes are not what was written")
+
+    def prepare(self, newest: Path | None, seconds: float) -> None:
+        """Make the directory, and drop the log's lines after the checkpoint: they will be written again.
+
+        Args:
+            newest: the checkpoint.
+            seconds: spent before, which the lines that are dropped may be the only ones to know.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / "spent.json").write_text(json.dumps({"seconds": seconds}) + "\n", encoding="utf-8")
+        log, step = self.directory / "log.jsonl", 0 if newest is None else self.progress_of(newest)[0]
+        kept = [json.dumps(line) + "\n" for line in _lines(log) if line["step"] <= step]
+        draft = log.with_name(log.name + _DRAFT)
+        draft.write_text("".join(kept), encoding="utf-8")
+        draft.replace(log)  # at once, so that a process that is killed here loses no line
+
+    def spent(self, newest: Path | None) -> float:
+        """Return the seconds that the run has taken so far, in all its legs.
+
+        What was computed after the checkpoint counts too, to the last line of the log: it was time spent.
+
+        Args:
+            newest: the checkpoint that the run goes on from.
+        """
+        known = [0.0 if newest is None else self.progress_of(newest)[1]]
+        known += [line["seconds"] for line in _lines(self.directory / "log.jsonl", quiet=True) if "seconds" in line]
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+            known.append(float(json.loads((self.directory / "spent.json").read_text(encoding="utf-8"))["seconds"]))
+        return max(known)
+
+    def best(self, step: int) -> tuple[float, int] | None:
+        """Return the highest accuracy of an evaluation up to a step, and its own step; the first of equals."""
+        lines = _lines(self.directory / "log.jsonl", quiet=True)
+        scores = [(line["evaluation_accuracy"], line["step"]) for line in lines if "evaluation_accuracy" in line]
+        return max(
+            (score for score in scores if score[1] <= step), key=lambda score: (score[0], -score[1]), default=None
+        )
+
+    def progress_of(self, checkpoint: Path) -> tuple[int, float]:
+        """Return the steps that were done at a checkpoint, and the seconds spent."""
+        run = self._run_of(checkpoint)
+        return run["step"], run["seconds"]
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Add a line to the log."""
+        with (self.directory / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def checkpoint(self, step: int) -> tuple[Path, Path]:
+        """Return where the checkpoint of a step goes, and where to write it first."""
+        target = self.directory / "checkpoints" / f"step-{step:08d}"
+        return target, target.with_name(target.name + _DRAFT)
+
+    def seal(self, draft: Path, target: Path, step: int, seconds: float) -> None:
+        """Make a checkpoint that has been written whole the newest, and drop the oldest."""
+        files = {path.relative_to(draft).as_posix(): _sha256(path) for path in draft.rglob("*") if path.is_file()}
+        contents = {"step": step, "seconds": seconds, "config": self.config.to_dict(), "files": files}
+        (draft / "run.json").write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
+        draft.rename(target)
+        for old in self.checkpoints[: -self.config.keep_checkpoints]:
+            shutil.rmtree(old)
+
+    def finish(self, steps: int, seconds: float, accuracy: float | None, best: tuple[float, int] | None = None) -> None:
+        """Write down what the run was and what it came to."""
+        contents = {"config": self.config.to_dict(), "steps": steps, "seconds": seconds, "accuracy": accuracy}
+        if best is not None:
+            contents["best"] = {"accuracy": best[0], "step": best[1], "directory": "best"}
+        (self.directory / "training.json").write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
+
+
+def read_log(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Return the lines of a run's ``log.jsonl``.
+
+    A line that is damaged is left out, and told by a warning.
+
+    Raises:
+        InputError: there is no log.
+    """
+    path = Path(directory) / "log.jsonl"
+    if not path.is_file():
+        raise InputError(f"there is no {path}; wanted the directory of a training run")
+    return _lines(path)
+
+
+def _lines(path: Path, *, quiet: bool = False) -> list[dict[str, Any]]:
+    """Return the lines of a log that are whole; of its last one a run that was killed may have written a part."""
+    found: list[dict[str, Any]] = []
+    if not path.exists():
+        return found
+    text = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    for number, line in enumerate(text, 1):
+        try:
+            value = json.loads(line)
+            found.append({**value, "step": int(value["step"])})
+        except (ValueError, TypeError, KeyError):
+            if line.endswith("\n") and not quiet:
+                warnings.warn(f"line {number} of {path} is damaged and left out", DamagedFileWarning, stacklevel=3)
+    return found
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
 
 ClipDataset = Dataset[tuple[Tensor, int]]
 

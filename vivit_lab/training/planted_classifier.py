@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vivit_lab.errors import InputError
-from vivit_lab.model.classifier import VivitForVideoClassification
+from vivit_lab.families.vivit import VivitForVideoClassification
 from vivit_lab.model.config import VivitConfig
-from vivit_lab.planted.config import LABELS, LEVELS, PlantedConfig
-from vivit_lab.planted.dataset import PlantedDataset
+from vivit_lab.planted.clip import PlantedDataset
+from vivit_lab.planted.scene import LABELS, LEVELS, PlantedConfig
 from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.processing.sampling import note_sampling
 from vivit_lab.training.config import TrainingConfig

@@ -11,16 +11,15 @@ import numpy as np
 import torch
 
 from vivit_lab.errors import InputError, VideoError
-from vivit_lab.model.classifier import VivitForVideoClassification
-from vivit_lab.model.views import mean_logits
+from vivit_lab.families.views import mean_logits
+from vivit_lab.families.vivit import VivitForVideoClassification
+from vivit_lab.html import confusion_table
 from vivit_lab.numbers import checked_numbers
 from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.progress import progress_bar
-from vivit_lab.show.html import confusion_table
-from vivit_lab.show.text import csv_writer
-from vivit_lab.statistics.proportion import Interval, wilson_interval
-from vivit_lab.training.clips import LabelledClip, path_from
-from vivit_lab.training.datasets import ViewClips
+from vivit_lab.statistics.intervals import Interval, wilson_interval
+from vivit_lab.text import csv_writer
+from vivit_lab.training.data import LabelledClip, ViewClips, path_from
 
 __all__ = ["ClassificationReport", "ClipPrediction", "classify_clips"]
 

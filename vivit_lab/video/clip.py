@@ -121,7 +121,7 @@ class Clip:
 
     def _repr_html_(self) -> str:
         """Say what it is, above some of its frames."""
-        from vivit_lab.show.html import facts_table, frame_tiles, report_html  # here, as drawing needs pillow
+        from vivit_lab.html import facts_table, frame_tiles, report_html  # here, as drawing needs pillow
 
         height, width = self.size
         facts = {

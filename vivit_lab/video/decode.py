@@ -24,8 +24,8 @@ from av.video.reformatter import VideoReformatter
 
 from vivit_lab.errors import ColorWarning, DecodeError
 from vivit_lab.memory import require_bytes
-from vivit_lab.video.colour import Colours
 from vivit_lab.video.index import INTRA_ONLY, FrameIndex, decode_packets, index_decoded
+from vivit_lab.video.info import Colours
 from vivit_lab.video.keyframes import is_clean_start
 from vivit_lab.video.source import Source, open_video, orientation, pixel_aspect, source_name, upright
 

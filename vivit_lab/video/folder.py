@@ -19,8 +19,15 @@ import numpy as np
 from vivit_lab.errors import DecodeError, FrameTimesWarning, InputError, NotAVideoError
 from vivit_lab.memory import require_bytes
 from vivit_lab.video.index import FrameIndex, load_index
-from vivit_lab.video.source import DECODER_ERRORS, Source, is_path, open_container, orientation, upright
-from vivit_lab.video.suffixes import PICTURE_SUFFIXES
+from vivit_lab.video.source import (
+    DECODER_ERRORS,
+    PICTURE_SUFFIXES,
+    Source,
+    is_path,
+    open_container,
+    orientation,
+    upright,
+)
 
 __all__ = ["first_picture", "index_of", "is_folder", "numbered_pictures", "read_pictures"]
 

@@ -1,7 +1,4 @@
-"""Read clips and frames of a video file, by frame index or time.
-
-Frame k is the k-th frame in the order of presentation, from 0: counted, never guessed from a frame rate.
-"""
+"""Read clips and frames of a video file, by frame index or time; and which frames make a clip."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from vivit_lab.errors import DecodeError, DecodeWarning, InputError, ShortClipWarning
-from vivit_lab.numbers import checked_numbers
+from vivit_lab.numbers import MOST, check_whole, checked_numbers
 from vivit_lab.video.clip import Clip
 from vivit_lab.video.decode import Decoding, decode_frames, rewind
 from vivit_lab.video.folder import index_of, is_folder, read_pictures
@@ -24,7 +21,102 @@ from vivit_lab.video.source import Source, choose_stream, is_path, source_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Processor", "read_clip", "read_frames", "read_video_pyav"]
+__all__ = [
+    "Processor",
+    "read_clip",
+    "read_frames",
+    "read_video_pyav",
+    "read_views",
+    "sample_frame_indices",
+    "temporal_views",
+    "uniform_frame_indices",
+]
+
+
+@checked_numbers(clip_len=(1, MOST), seg_len=(1, None))
+def sample_frame_indices(
+    clip_len: int,
+    frame_sample_rate: float,
+    seg_len: int,
+    *,
+    generator: np.random.Generator | np.random.RandomState | int | None = None,
+) -> np.ndarray:
+    """Return the frames of a window at a random place: the documentation's sampler, seedable and for short videos too.
+
+    The window spans ``int(clip_len · frame_sample_rate)`` frames; its end is drawn uniformly, and ``clip_len`` indices
+    are spread evenly over it.
+
+    Args:
+        clip_len: how many frames to choose.
+        frame_sample_rate: one frame in so many.
+        seg_len: how many frames the video has (``probe(path).frames``).
+        generator: where the place comes from: a generator, or a seed. A ``numpy.random.RandomState`` draws as the
+            documentation's code does after ``numpy.random.seed``. None: a different place each time.
+
+    Returns:
+        (clip_len,) int64, not decreasing, in 0 … seg_len - 1. A video that is as long as the window, or shorter, is
+        taken whole: its frames spread over the clip, and some repeat if there are fewer than ``clip_len``.
+
+    Raises:
+        InputError: an argument is not positive, or the window has no frame.
+
+    Warns:
+        ShortClipWarning: the video is shorter than the window.
+
+    Example:
+        >>> sample_frame_indices(32, 4, 300, generator=0)[:3]
+    """
+    if generator is not None and not hasattr(generator, "integers") and not hasattr(generator, "randint"):
+        check_whole("generator, if it is a seed,", generator, 0)
+    window = int(clip_len * frame_sample_rate)
+    if window < 1:
+        raise InputError(f"a window of {clip_len} frames · rate {frame_sample_rate} is empty: wanted a rate above 0")
+    if window > seg_len:
+        warnings.warn(
+            f"the video has {seg_len} frames, and {clip_len} frames · rate {frame_sample_rate:g} span {window}: "
+            f"the clip spreads over the whole video instead{_repeats(clip_len, seg_len)}",
+            ShortClipWarning,
+            stacklevel=2,
+        )
+    end = seg_len if window >= seg_len else _draw(generator, window, seg_len)
+    start = max(end - window, 0)
+    return np.linspace(start, end, num=clip_len).clip(start, end - 1).astype(np.int64)
+
+
+@checked_numbers(clip_len=(1, MOST), seg_len=(1, None))
+def uniform_frame_indices(clip_len: int, seg_len: int) -> np.ndarray:
+    """Return ``clip_len`` frames spread evenly over a whole video: the middles of equal parts.
+
+    Args:
+        clip_len: how many frames to choose.
+        seg_len: how many frames the video has.
+
+    Returns:
+        (clip_len,) int64, not decreasing, in 0 … seg_len - 1; frames repeat if there are fewer than ``clip_len``.
+
+    Raises:
+        InputError: an argument is not positive.
+
+    Warns:
+        ShortClipWarning: the video has fewer frames than the clip.
+    """
+    if clip_len > seg_len:
+        warnings.warn(
+            f"the video has {seg_len} frames, the clip {clip_len}{_repeats(clip_len, seg_len)}",
+            ShortClipWarning,
+            stacklevel=2,
+        )
+    return (2 * np.arange(clip_len, dtype=np.int64) + 1) * seg_len // (2 * clip_len)
+
+
+def _repeats(clip_len: int, seg_len: int) -> str:
+    return f"; {clip_len - seg_len} of its frames are repetitions" if clip_len > seg_len else ""
+
+
+def _draw(generator: np.random.Generator | np.random.RandomState | int | None, low: int, high: int) -> int:
+    if isinstance(generator, np.random.RandomState):
+        return int(generator.randint(low, high))
+    return int(np.random.default_rng(generator).integers(low, high))
 
 
 class Processor(Protocol):
@@ -303,3 +395,72 @@ def _reopened(name: str, indices: Sequence[int] | np.ndarray, error: Exception) 
         raise DecodeError(f"{name} cannot be read from its beginning: {error}; open it anew from a file") from error
     index = load_index(name)
     return decode_frames(name, index, _check_indices(name, indices, index), as_shown=False).frames
+
+
+def temporal_views(start: int, stop: int, frames: int, stride: int, views: int) -> np.ndarray:
+    """Return the frames of windows spread evenly over a stretch of a video.
+
+    Args:
+        start: first frame of the stretch.
+        stop: one past its last frame.
+        frames: frames of a window.
+        stride: distance of its frames.
+        views: how many windows, from the first that fits to the last; a single one lies in the middle.
+
+    Returns:
+        (views, frames) int64, each row not decreasing; where the stretch is shorter than a window its last frame
+        repeats.
+
+    Raises:
+        InputError: an argument is not positive, or the stretch is empty.
+    """
+    if min(frames, stride, views) < 1 or not 0 <= start < stop:
+        raise InputError(
+            f"wanted frames, stride and views of at least 1 and 0 <= start < stop; got {frames}, {stride}, {views}, "
+            f"{start}, {stop}"
+        )
+    room = max(stop - start - (stride * (frames - 1) + 1), 0)
+    firsts = np.rint(np.linspace(0, room, views)).astype(np.int64) if views > 1 else np.array([room // 2])
+    return (start + firsts[:, None] + stride * np.arange(frames)).clip(max=stop - 1)
+
+
+@checked_numbers(num_frames=(1, 100_000), stride=(1, None), views=(1, 1000))
+def read_views(
+    path: Source,
+    num_frames: int,
+    stride: int = 2,
+    views: int = 4,
+    *,
+    processor: Processor | None = None,
+    stream: int = 0,
+    threads: int | str = "auto",
+    fps: float | None = None,
+) -> list[Clip]:
+    """Read windows spread evenly over a whole video, as the paper's inference does (4 of 32 frames at stride 2).
+
+    Args:
+        path: a video: the path of its file, its bytes, a binary file object that can seek, or a folder of numbered
+            pictures.
+        num_frames: frames of a window.
+        stride: distance of its frames.
+        views: how many windows; see ``temporal_views``.
+        processor: if given, its ``prepare`` is applied, and the clips have ``pixel_values`` too.
+        stream: which of the file's video streams, from 0.
+        threads: decoding threads.
+        fps: pictures a second, for a folder; None takes 25 and says so.
+
+    Returns:
+        A clip for each view, in the order of time.
+
+    Raises:
+        VideoError: the file cannot be read.
+        InputError: an argument is not positive.
+
+    Example:
+        >>> len(read_views("abseiling.mp4", 32, views=4))
+        4
+    """
+    index = index_of(path, stream, fps)
+    windows = temporal_views(0, len(index), num_frames, stride, views)
+    clips = [read_frames(path, window, stream=stream, threads=threads, index=index) for window in windows]
+    return clips if processor is None else [processor.prepare(clip) for clip in clips]

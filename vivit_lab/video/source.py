@@ -1,8 +1,4 @@
-"""Open a video and choose its stream, or say why it is no video.
-
-What FFmpeg is given is never a name but a file that is already open, and it may open no other: a file name is not
-taken for a protocol (``a:b.mp4``), and a playlist called .mp4 reads nothing of what it names.
-"""
+"""Open a video and choose its stream, or say why it is no video."""
 
 from __future__ import annotations
 
@@ -11,6 +7,7 @@ import os
 import stat
 from contextlib import contextmanager
 from fractions import Fraction
+from pathlib import Path, PurePath
 from typing import IO, TYPE_CHECKING, Any
 
 import av
@@ -25,10 +22,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DECODER_ERRORS",
+    "PICTURE_SUFFIXES",
+    "VIDEO_SUFFIXES",
     "Source",
     "choose_stream",
     "exact",
+    "holds_pictures",
     "is_path",
+    "is_video_name",
     "open_container",
     "open_video",
     "orientation",
@@ -36,6 +37,27 @@ __all__ = [
     "source_name",
     "upright",
 ]
+
+#: Endings of file names that are taken for videos where a directory is searched, in lower case.
+VIDEO_SUFFIXES = frozenset(
+    ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .webm .wmv .y4m".split()
+)
+
+
+#: Endings of the names of pictures, in lower case.
+PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+
+
+def holds_pictures(folder: str | Path) -> bool:
+    """Whether a path is a folder that holds a picture, and so may be a video's frames."""
+    folder = Path(folder)
+    return folder.is_dir() and any(file.suffix.lower() in PICTURE_SUFFIXES for file in folder.iterdir())
+
+
+def is_video_name(name: str | PurePath) -> bool:
+    """Whether a path or URL ends as a video's does, in capitals too."""
+    return PurePath(name).suffix.lower() in VIDEO_SUFFIXES
+
 
 #: A video: the path of a file, its bytes, or a binary file object that can seek.
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]

@@ -1,21 +1,308 @@
-"""What all widgets share: traits for messages, model calls in the background, offline pages, a static picture."""
+"""What all widgets share: their scripts, messages, model calls in the background, offline pages."""
 
 from __future__ import annotations
 
+import atexit
+import base64
 import difflib
+import functools
+import json
 import os
+import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
+from vivit_lab._version import __version__
+from vivit_lab.colormap import COLORMAP_NAMES, get_colormap
 from vivit_lab.errors import InputError, MissingExtraError, VivitLabError
-from vivit_lab.show.html import message
-from vivit_lab.widgets.assets import script_of, style_of
-from vivit_lab.widgets.executor import Executor, Task, model_lock
-from vivit_lab.widgets.page import offline_page
+from vivit_lab.html import Markup, message, render
+from vivit_lab.model.hooks import lock_of
+from vivit_lab.progress import watching_progress
+
+__all__ = [
+    "Executor",
+    "LabWidget",
+    "Task",
+    "TaskCancelledError",
+    "float_bytes",
+    "floats_of",
+    "model_lock",
+    "offline_page",
+    "root_bytes",
+    "script_of",
+    "style_of",
+]
+
+
+@functools.cache
+def script_of(*parts: str) -> str:
+    """Return the ESM text of a widget.
+
+    Args:
+        *parts: files of ``static/`` in order, the widget's own last; the last has ``export default { render }``.
+    """
+    return "\n".join([_colormaps(), *(_read(part) for part in parts)])
+
+
+@functools.cache
+def style_of(*parts: str) -> str:
+    """Return the CSS text of a widget: files of ``static/``, one behind the other."""
+    return "\n".join(_read(part) for part in parts)
+
+
+def _read(name: str) -> str:
+    return (files("vivit_lab.widgets") / "static" / name).read_text(encoding="utf-8")
+
+
+def _colormaps() -> str:
+    """The colour tables as a constant, so that there is one source of colours."""
+    tables = {}
+    for name in COLORMAP_NAMES:
+        colormap = get_colormap(name)
+        tables[name] = {
+            "table": base64.b64encode(colormap.table.tobytes()).decode(),
+            "diverging": colormap.diverging,
+        }
+    return f"const COLORMAPS = {json.dumps(tables)};"
+
+
+def offline_page(script: str, style: str, state: dict[str, Any], title: str) -> str:
+    """Return a page that shows a widget without a kernel.
+
+    Args:
+        script: the widget's ESM text, with ``export default { render }``.
+        style: its CSS.
+        state: its traits; values are JSON-able, or bytes.
+        title: of the page.
+    """
+    buffers = {
+        name: base64.b64encode(bytes(value)).decode()
+        for name, value in state.items()
+        if isinstance(value, (bytes, memoryview))
+    }
+    traits = {name: value for name, value in state.items() if name not in buffers}
+    return render(
+        "widget_page.html",
+        version=__version__,
+        title=title,
+        style=Markup(style.replace("</", "<\\/")),
+        state={"traits": traits, "buffers": buffers},
+        script=script,
+    )
+
+
+def floats_of(values: Any) -> Tensor:
+    """Return numbers as a float32 tensor on the CPU, apart from any graph."""
+    return torch.as_tensor(values).detach().to("cpu", torch.float32)
+
+
+def float_bytes(values: Any) -> bytes:
+    """Return numbers as little-endian float32, in row-major order."""
+    return floats_of(values).contiguous().numpy().astype("<f4").tobytes()
+
+
+def root_bytes(values: Tensor) -> tuple[bytes, Tensor]:
+    """Return maps as bytes: value = peak·(byte/255)², a peak for each map.
+
+    Square roots keep small values apart; the error is at most 0.4 % of the peak.
+
+    Args:
+        values: (map, place), not negative.
+
+    Returns:
+        The bytes, a byte for each place, and the peaks (map,) float32.
+    """
+    values = floats_of(values)
+    peaks = values.amax(dim=1)
+    share = values / torch.where(peaks > 0, peaks, torch.ones_like(peaks)).unsqueeze(1)
+    return (share.sqrt() * 255).round().to(torch.uint8).numpy().tobytes(), peaks
+
+
+def model_lock(model: torch.nn.Module) -> AbstractContextManager[Any]:
+    """Return the one re-entrant lock of a model, which its hooks and all its widgets share."""
+    return lock_of(model)
+
+
+class TaskCancelledError(Exception):
+    """Ends a task from inside, because nobody waits for its result any more. Never shown to a user."""
+
+
+class Task:
+    """One request to an ``Executor``; what it runs is called with it.
+
+    Args:
+        number: of the request; a larger one is newer.
+        report: is called with (steps done, steps in all or None) as a method's progress bar moves.
+    """
+
+    def __init__(self, number: int, report: Callable[[int, int | None], None] | None = None) -> None:
+        self.number = number
+        self.thread: int | None = None
+        self._report = report
+        self._stop = threading.Event()
+
+    def cancel(self) -> None:
+        """Ask the task to end at its next step."""
+        self._stop.set()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody asked it to end, or a newer request came."""
+        return self._stop.is_set()
+
+    def check(self) -> None:
+        """End the task here if it was cancelled.
+
+        Raises:
+            TaskCancelledError: it was.
+        """
+        if self.cancelled:
+            raise TaskCancelledError
+
+    def progress(self, done: int, total: int | None) -> None:
+        """Pass a method's progress on, and end the task if it was cancelled.
+
+        Raises:
+            TaskCancelledError: it was.
+        """
+        self.check()
+        if self._report is not None:
+            self._report(done, total)
+
+    @contextmanager
+    def watching(self, model: torch.nn.Module) -> Iterator[None]:
+        """Let the task end at every block of the model and at every step of a progress bar, in its own thread alone.
+
+        Raises:
+            TaskCancelledError: the task was cancelled while the block ran.
+        """
+        self.thread = threading.get_ident()
+        blocks = getattr(model, "blocks", None)
+        handles = [block.register_forward_pre_hook(self._at_block) for block in (blocks if blocks is not None else ())]
+        try:
+            with watching_progress(self.progress):
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _at_block(self, *_: Any) -> None:
+        if threading.get_ident() == self.thread:
+            self.check()
+
+
+class Executor:
+    """Runs the newest request; one that a newer one overtook is cancelled, or dropped before it starts.
+
+    The thread exists only while there is something to do.
+
+    Args:
+        lock: is held while a request runs.
+        threaded: whether requests run in a thread of their own; False runs each at once, in the caller's (tests,
+            scripts).
+    """
+
+    def __init__(self, lock: AbstractContextManager[Any], *, threaded: bool = True) -> None:
+        self.lock = lock
+        self.threaded = threaded
+        self._changed = threading.Condition(threading.RLock())
+        self._thread: threading.Thread | None = None
+        self._waiting: tuple[Task, Callable[[Task], Any], Callable[[Any], None], Callable[[Exception], None]] | None
+        self._waiting = None
+        self._running: Task | None = None
+        self._count = 0
+        _EXECUTORS.add(self)
+
+    def submit(
+        self,
+        work: Callable[[Task], Any],
+        done: Callable[[Any], None],
+        failed: Callable[[Exception], None],
+        report: Callable[[int, int | None], None] | None = None,
+    ) -> Task:
+        """Run ``work`` and hand its result to ``done``, unless a newer request comes first.
+
+        Args:
+            work: what to compute, while the lock is held.
+            done: receives the result, after the lock was given back, in the thread that computed it.
+            failed: receives what ``work`` or ``done`` raised.
+            report: receives (steps done, steps in all or None).
+        """
+        with self._changed:
+            self._count += 1
+            task = Task(self._count, report)
+            if self._running is not None:
+                self._running.cancel()
+            self._waiting = (task, work, done, failed)
+            if self.threaded and self._thread is None:
+                self._thread = threading.Thread(target=self._loop, name="vivit-lab widget", daemon=True)
+                self._thread.start()
+        if not self.threaded:
+            self._loop()
+        return task
+
+    def cancel(self) -> bool:
+        """Drop the request that waits, and ask the running one to end; returns whether there was either."""
+        with self._changed:
+            found = self._waiting is not None or self._running is not None
+            self._waiting = None
+            if self._running is not None:
+                self._running.cancel()
+        return found
+
+    def wait(self, timeout: float = 60.0) -> bool:
+        """Wait until nothing runs or waits; returns whether that came within ``timeout`` seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._waiting is None and self._running is None, timeout)
+
+    def _loop(self) -> None:
+        while True:
+            with self._changed:
+                if self._waiting is None:
+                    self._thread = None
+                    self._changed.notify_all()
+                    return
+                task, work, done, failed = self._waiting
+                self._waiting, self._running = None, task
+            try:
+                self._run(task, work, done, failed)
+            finally:
+                with self._changed:
+                    self._running = None
+                    self._changed.notify_all()
+
+    def _run(self, task: Task, work: Any, done: Any, failed: Any) -> None:
+        try:
+            with self.lock:
+                task.check()
+                result = work(task)
+            task.check()
+            done(result)
+        except TaskCancelledError:
+            return
+        except Exception as error:  # the widget shows it: an error in a thread would be lost in a log
+            if not task.cancelled:
+                failed(error)
+
+
+_EXECUTORS: weakref.WeakSet[Executor] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    """Let no thread be inside the model when the interpreter ends, which would abort the process."""
+    for executor in list(_EXECUTORS):
+        executor.cancel()
+    for executor in list(_EXECUTORS):
+        executor.wait(10)
+
 
 try:
     import anywidget
@@ -24,8 +311,6 @@ except ImportError as error:
     raise MissingExtraError(
         "widgets need the extra [lab], which is not installed: pip install 'vivit-lab[lab]'"
     ) from error
-
-__all__ = ["LabWidget"]
 
 
 class LabWidget(anywidget.AnyWidget):

@@ -14,20 +14,19 @@ import traitlets
 
 from vivit_lab.attribution.base import AttributionMap
 from vivit_lab.attribution.registry import METHODS
+from vivit_lab.drawing import draw
 from vivit_lab.errors import InputError
 from vivit_lab.explain import top_labels
 from vivit_lab.heads.mask import HeadMask
-from vivit_lab.hooks.inputs import as_pixel_values
-from vivit_lab.hooks.recorder import evaluating
-from vivit_lab.show.html import facts_table, report_html
+from vivit_lab.html import facts_table, report_html
+from vivit_lab.records.attention import evaluating
+from vivit_lab.records.inputs import as_pixel_values
 from vivit_lab.statistics.ranks import spearman
-from vivit_lab.widgets.base import LabWidget
-from vivit_lab.widgets.executor import Executor, Task, model_lock
+from vivit_lab.widgets.base import Executor, LabWidget, Task, float_bytes, model_lock
 from vivit_lab.widgets.frames import ship_clip
-from vivit_lab.widgets.tensors import float_bytes
 
 if TYPE_CHECKING:
-    from vivit_lab.model.classifier import VivitForVideoClassification, VivitModel
+    from vivit_lab.families.vivit import VivitForVideoClassification, VivitModel
     from vivit_lab.video.clip import Clip
 
 __all__ = ["CompareExplorer", "Side"]
@@ -278,13 +277,11 @@ class CompareExplorer(LabWidget):
         """Return both maps, row by row, for where no widget can run."""
         if self.maps is None:
             return super()._repr_html_()
-        from vivit_lab.attribution._html import pictures
-
         parts = []
         for name, each in zip(_NAMES, self.maps, strict=True):
             said = self.info[name]
             parts.append(facts_table({name: said["title"], "model": said["says"] or None, "scale": each.scale}))
-            parts.append(pictures(each[0]))
+            parts.append(draw(each[0], "pictures"))
         return report_html(*parts)
 
     # --- what a trait may be ------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from vivit_lab.errors import GridError, InputError
-from vivit_lab.render.place import source_place
-from vivit_lab.render.timing import clip_end, row_spans
+from vivit_lab.render.legend import clip_end, row_spans
+from vivit_lab.render.painter import source_place
 from vivit_lab.video.clip import Clip
 
 if TYPE_CHECKING:

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 import traitlets
 
-from vivit_lab.checkpoints.bundled import bundled_clip_path
+from vivit_lab.checkpoints.hub import bundled_clip_path
 from vivit_lab.errors import InputError
 from vivit_lab.explain import load_pair
+from vivit_lab.html import message
 from vivit_lab.planted.clip import planted_clip
-from vivit_lab.planted.config import PlantedConfig
+from vivit_lab.planted.scene import PlantedConfig
 from vivit_lab.processing.sampling import sampling_of
-from vivit_lab.show.html import message
 from vivit_lab.video.read import read_clip
-from vivit_lab.video.suffixes import VIDEO_SUFFIXES, is_video_name
-from vivit_lab.widgets.base import LabWidget
-from vivit_lab.widgets.executor import Task
+from vivit_lab.video.source import VIDEO_SUFFIXES, is_video_name
+from vivit_lab.widgets.base import LabWidget, Task
 
 if TYPE_CHECKING:
     from vivit_lab.processing.processor import VivitImageProcessor

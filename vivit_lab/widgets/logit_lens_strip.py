@@ -10,11 +10,10 @@ import traitlets
 
 from vivit_lab.errors import InputError
 from vivit_lab.numbers import checked_numbers
-from vivit_lab.widgets.base import LabWidget
-from vivit_lab.widgets.tensors import float_bytes
+from vivit_lab.widgets.base import LabWidget, float_bytes
 
 if TYPE_CHECKING:
-    from vivit_lab.model.logit_lens import LogitLens
+    from vivit_lab.model.cache import LogitLens
 
 __all__ = ["LogitLensStrip"]
 

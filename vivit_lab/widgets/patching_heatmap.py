@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import traitlets
 
-from vivit_lab.widgets.base import LabWidget
-from vivit_lab.widgets.tensors import float_bytes
+from vivit_lab.widgets.base import LabWidget, float_bytes
 
 if TYPE_CHECKING:
     from vivit_lab.grid import TokenGrid

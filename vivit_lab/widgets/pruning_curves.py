@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import traitlets
 
 from vivit_lab.errors import InputError
-from vivit_lab.heads._measuring import METRICS
-from vivit_lab.heads.curves import COSTS
+from vivit_lab.heads.pruning import COSTS, METRICS
 from vivit_lab.widgets.base import LabWidget
 
 if TYPE_CHECKING:
-    from vivit_lab.heads.curves import PruningCurves
     from vivit_lab.heads.mask import HeadMask
+    from vivit_lab.heads.pruning import PruningCurves
 
 __all__ = ["PruningCurvesView"]
 

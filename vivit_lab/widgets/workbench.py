@@ -8,20 +8,19 @@ from typing import Any
 from vivit_lab.errors import InputError, MissingExtraError
 from vivit_lab.evaluation import open_data, stored_report
 from vivit_lab.faithfulness.report import FaithfulnessReport
-from vivit_lab.heads.curves import PruningCurves
-from vivit_lab.heads.experiment import PruningExperiment
-from vivit_lab.hooks.logit_lens import logit_lens
-from vivit_lab.hooks.recorder import record_attention
-from vivit_lab.interventions.activation_patching import ActivationPatching
+from vivit_lab.heads.pruning import PruningCurves, PruningExperiment
+from vivit_lab.html import text_line
 from vivit_lab.interventions.corruptions import FreezeFrame, ReverseFrames, ShuffleFrames
 from vivit_lab.interventions.effects import EffectTable
-from vivit_lab.model.logit_lens import LogitLens
+from vivit_lab.interventions.patching import ActivationPatching
+from vivit_lab.model.cache import LogitLens
 from vivit_lab.numbers import checked_numbers
 from vivit_lab.progress import watching_progress
-from vivit_lab.show.html import text_line
+from vivit_lab.records.attention import record_attention
+from vivit_lab.records.logits import logit_lens
+from vivit_lab.widgets.base import Task, model_lock
 from vivit_lab.widgets.clip_explorer import ClipExplorer
 from vivit_lab.widgets.compare_explorer import CompareExplorer
-from vivit_lab.widgets.executor import Task, model_lock
 from vivit_lab.widgets.faithfulness_table import FaithfulnessTable
 from vivit_lab.widgets.head_explorer import HeadExplorer
 from vivit_lab.widgets.link import link_views

@@ -1,0 +1,24 @@
+# The index of vivit_lab.attribution: read when it runs, and by type checkers and editors.
+from vivit_lab.attribution.attcat import AttCAT as AttCAT
+from vivit_lab.attribution.attention_gradient import AttentionGradient as AttentionGradient
+from vivit_lab.attribution.base import AttributionMap as AttributionMap
+from vivit_lab.attribution.chefer import CheferRelevance as CheferRelevance
+from vivit_lab.attribution.diagnostics import ArtefactTokens as ArtefactTokens
+from vivit_lab.attribution.diagnostics import AttentionSinks as AttentionSinks
+from vivit_lab.attribution.diagnostics import ClassContrast as ClassContrast
+from vivit_lab.attribution.diagnostics import SpaceTimeSeparation as SpaceTimeSeparation
+from vivit_lab.attribution.diagnostics import artefact_tokens as artefact_tokens
+from vivit_lab.attribution.diagnostics import attention_sinks as attention_sinks
+from vivit_lab.attribution.diagnostics import class_contrast as class_contrast
+from vivit_lab.attribution.diagnostics import space_time_separation as space_time_separation
+from vivit_lab.attribution.gradient_rollout import GradientRollout as GradientRollout
+from vivit_lab.attribution.input_gradient import InputXGradient as InputXGradient
+from vivit_lab.attribution.integrated_gradients import IntegratedGradients as IntegratedGradients
+from vivit_lab.attribution.legrad import LeGrad as LeGrad
+from vivit_lab.attribution.occlusion import Occlusion as Occlusion
+from vivit_lab.attribution.raw import RawAttention as RawAttention
+from vivit_lab.attribution.rise import Rise as Rise
+from vivit_lab.attribution.rollout import AttentionRollout as AttentionRollout
+from vivit_lab.attribution.smooth_grad import SmoothGrad as SmoothGrad
+from vivit_lab.attribution.transition import TransitionAttentionMaps as TransitionAttentionMaps
+from vivit_lab.attribution.value_norm import ValueNormRollout as ValueNormRollout

@@ -1,0 +1,20 @@
+# The index of vivit_lab.heads: read when it runs, and by type checkers and editors.
+from vivit_lab.heads.ablation import SingleHeadAblation as SingleHeadAblation
+from vivit_lab.heads.clips import clip_set as clip_set
+from vivit_lab.heads.confidence import ConfidenceImportance as ConfidenceImportance
+from vivit_lab.heads.gates import L0Gates as L0Gates
+from vivit_lab.heads.gradient import FisherImportance as FisherImportance
+from vivit_lab.heads.gradient import GradientActivation as GradientActivation
+from vivit_lab.heads.gradient import MichelImportance as MichelImportance
+from vivit_lab.heads.importance import HeadImportance as HeadImportance
+from vivit_lab.heads.mask import HeadMask as HeadMask
+from vivit_lab.heads.motion import estimate_motion as estimate_motion
+from vivit_lab.heads.motion import planted_motion as planted_motion
+from vivit_lab.heads.pruning import PruningCurves as PruningCurves
+from vivit_lab.heads.pruning import PruningExperiment as PruningExperiment
+from vivit_lab.heads.pruning import head_means as head_means
+from vivit_lab.heads.pruning import prune_heads as prune_heads
+from vivit_lab.heads.roles import Taxonomy as Taxonomy
+from vivit_lab.heads.roles import head_roles as head_roles
+from vivit_lab.heads.statistics import HeadStatistics as HeadStatistics
+from vivit_lab.heads.statistics import head_statistics as head_statistics

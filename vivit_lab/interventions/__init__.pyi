@@ -1,0 +1,22 @@
+# The index of vivit_lab.interventions: read when it runs, and by type checkers and editors.
+from vivit_lab.interventions.ablation import AblationEffects as AblationEffects
+from vivit_lab.interventions.ablation import CausalTemporalScore as CausalTemporalScore
+from vivit_lab.interventions.ablation import ablate as ablate
+from vivit_lab.interventions.base import Intervention as Intervention
+from vivit_lab.interventions.corruptions import BlurTube as BlurTube
+from vivit_lab.interventions.corruptions import FreezeFrame as FreezeFrame
+from vivit_lab.interventions.corruptions import OtherClip as OtherClip
+from vivit_lab.interventions.corruptions import ReverseFrames as ReverseFrames
+from vivit_lab.interventions.corruptions import ShuffleFrames as ShuffleFrames
+from vivit_lab.interventions.corruptions import SwapRegion as SwapRegion
+from vivit_lab.interventions.effects import EffectTable as EffectTable
+from vivit_lab.interventions.knockout import knock_out as knock_out
+from vivit_lab.interventions.patching import ActivationPatching as ActivationPatching
+from vivit_lab.interventions.patching import AttributionPatching as AttributionPatching
+from vivit_lab.interventions.patching import PatchingResult as PatchingResult
+from vivit_lab.interventions.patching import PathPatching as PathPatching
+from vivit_lab.interventions.patching import patch as patch
+from vivit_lab.interventions.points import Region as Region
+from vivit_lab.interventions.steering import SteeringVector as SteeringVector
+from vivit_lab.interventions.steering import steer as steer
+from vivit_lab.interventions.steering import steering_vector as steering_vector
