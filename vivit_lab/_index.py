@@ -43,14 +43,13 @@ def public_index(package: str) -> tuple[list[str], Callable[[str], Any], Callabl
 
 def _new_home(package: str, name: str) -> str:
     """Return where a name is that is asked of the wrong package, as the end of a sentence; empty if nowhere."""
-    root = package.partition(".")[0]
-    if name.startswith("_") or package != root:
+    root = Path(str(sys.modules[package].__file__)).parent
+    if "." in package or name.startswith("_") or (root / f"{name}.py").exists():
         return ""
-    for stub in sorted(Path(str(sys.modules[root].__file__)).parent.glob("*/__init__.pyi")):
-        other = f"{root}.{stub.parent.name}"
+    for stub in sorted(root.glob("*/__init__.pyi")):
         if any(found == name for _, found in _LINE.findall(stub.read_text(encoding="utf-8"))):
-            return f"; it is {other}.{name}"
-    for module in ("errors", "colormap", "evaluation", "explain", "grid"):
-        if name in getattr(import_module(f"{root}.{module}"), "__all__", ()):
-            return f"; it is {root}.{module}.{name}"
+            return f"; it is {package}.{stub.parent.name}.{name}"
+    for module in sorted(root.glob("*.py")):
+        if re.search(rf"^__all__ = \[[^\]]*\"{name}\"", module.read_text(encoding="utf-8"), re.MULTILINE):
+            return f"; it is {package}.{module.stem}.{name}"
     return ""

@@ -24,7 +24,8 @@ RESULTS = [
     "from vivit_lab.interventions.corruptions import ReverseFrames\n"
     "model, processor = lab.load_pair('planted')\n"
     "clip = processor.prepare(lab.planted.planted_clip(lab.planted.PlantedConfig(split='test'), 4).clip())\n"
-    "heat = lab.widgets.PatchingHeatmap(ActivationPatching()(model, clip, ReverseFrames()(clip)), model.config.grid)\nheat",
+    "heat = lab.widgets.PatchingHeatmap(ActivationPatching()(model, clip, ReverseFrames()(clip)), model.config.grid)\n"
+    "heat",
     "data = lab.evaluation.open_data('planted', model.config, processor, count=8)\n"
     "study = PruningExperiment(model, data, random=0, shares=(0.5,), timing_repeats=0)\n"
     "view = lab.widgets.PruningCurvesView(study.run())\nview",
