@@ -22,6 +22,10 @@ from tests.bulk.tiny_bulk import tiny_run, write_clips
 from tests.model.tiny import TINY
 from vivit_lab.bench.workload import Workload
 
+INDEXES = [lab, *(value for value in map(lab.__getattr__, lab.__all__) if hasattr(value, "__path__"))]
+PUBLIC = {name: getattr(index, name) for index in INDEXES for name in index.__all__}
+PUBLIC["open_data"] = lab.evaluation.open_data
+
 ODD = (math.nan, -1, 0, 10**9, math.inf, True, "3")
 
 # What the package itself makes and a caller only reads.
@@ -51,8 +55,7 @@ def numeric(function):
 def public_callables():
     """Name → its numeric arguments, "scalar" or "tuple"."""
     found = {}
-    for name in sorted(lab.__all__):
-        value = getattr(lab, name)
+    for name, value in sorted(PUBLIC.items()):
         if inspect.isclass(value) and not issubclass(value, BaseException):
             if name not in RESULTS:
                 found[name] = numeric(value)
@@ -85,7 +88,8 @@ def world(checkpoint, video, tmp_path_factory):
         model=model, processor=processor, pixels=pixels, clip=clip, grid=grid, folder=folder, video=video,
         scores=scores,
         record=gradients, signed=signed, states=lab.records.record_gradients(model, pixels, 0, states=True), heat=heat,
-        pair=(pixels, torch.tensor([0, 1])), planted=planted, clips=clips, planted_clip=lab.planted.planted_clip(planted, 1),
+        pair=(pixels, torch.tensor([0, 1])), planted=planted, clips=clips,
+        planted_clip=lab.planted.planted_clip(planted, 1),
         effects=lab.interventions.AblationEffects(mode="zero", progress=False)(model, pixels),
         lens=lab.logit_lens(model, pixels), cache=model.run_with_cache(pixels)[1], index=lab.video.load_index(video),
         run=tiny_run(checkpoint, clips, folder / "run", methods=("rollout",), hidden_states="cls"),
@@ -98,15 +102,15 @@ def world(checkpoint, video, tmp_path_factory):
 
 
 def method(name, **sane):
-    return lambda w, /, **odd: getattr(lab, name)(**{**sane, **odd})(w.model, w.pixels)
+    return lambda w, /, **odd: PUBLIC[name](**{**sane, **odd})(w.model, w.pixels)
 
 
 def importance(name, **sane):
-    return lambda w, /, **odd: getattr(lab, name)(**{**sane, **odd})(w.model, w.pair, progress=False)
+    return lambda w, /, **odd: PUBLIC[name](**{**sane, **odd})(w.model, w.pair, progress=False)
 
 
 def made(name, *args, **sane):
-    return lambda w, /, **odd: getattr(lab, name)(*args, **{**sane, **odd})
+    return lambda w, /, **odd: PUBLIC[name](*args, **{**sane, **odd})
 
 
 def on(attribute, name, **sane):
@@ -119,13 +123,13 @@ def on(attribute, name, **sane):
 def of(name, *first, **sane):
     def call(w, /, **odd):
         arguments = {k: v(w) if callable(v) else v for k, v in sane.items()} | odd
-        return getattr(lab, name)(*(getattr(w, each) for each in first), **arguments)
+        return PUBLIC[name](*(getattr(w, each) for each in first), **arguments)
 
     return call
 
 
 def corrupted(name, **sane):
-    return lambda w, /, **odd: getattr(lab, name)(**{**sane, **odd})(w.pixels)
+    return lambda w, /, **odd: PUBLIC[name](**{**sane, **odd})(w.pixels)
 
 
 def measured(name, **sane):
@@ -134,7 +138,7 @@ def measured(name, **sane):
 
         heat = lab.AttentionRollout()(w.model, w.pixels)
         call_options = {key: odd.pop(key) for key in ("batch_size",) if key in odd}
-        return getattr(lab, name)(**{**sane, **odd}).measure(
+        return PUBLIC[name](**{**sane, **odd}).measure(
             CleanClips.of(w.model, w.pixels, 0), heat, progress=False, **call_options
         )
 
@@ -248,6 +252,7 @@ CASES = {
     ),
     "FrameIndex.end_of": on("index", "end_of", frame=0),
     "FrameIndex.frame_at": on("index", "frame_at", seconds=0.0),
+    "FrameIndex.span": on("index", "span", start=0.0, end=0.5),
     "FrameIndex.keyframe_before": on("index", "keyframe_before", frame=0),
     "Geometry": made("Geometry", source_size=(40, 48), model_size=(32, 32)),
     "Geometry.crop": lambda w, /, **odd: lab.video.Geometry((40, 48), (40, 48)).crop(
@@ -319,6 +324,7 @@ CASES = {
     "TokenGrid.from_video": made("TokenGrid"),
     "TokenGrid.pixel_box": on("grid", "pixel_box", y=0, x=0),
     "TokenGrid.position": on("grid", "position", token=1),
+    "TokenGrid.resized": on("grid", "resized", frames=4, height=32, width=32),
     "TokenGrid.token": on("grid", "token", t=0, y=0, x=0),
     "TokenGrid.token_at": on("grid", "token_at", frame=0, row=0.0, column=0.0),
     "TokenGrid.unflatten": on("grid", "unflatten", tokens=lambda w: torch.ones(2, 8)),
@@ -513,7 +519,7 @@ def run(case, world, odd, limit=20):
 
 def defaults(case):
     owner, _, attribute = case.partition(".")
-    value = getattr(lab, owner)
+    value = PUBLIC[owner]
     signature = inspect.signature(getattr(value, attribute) if attribute else value)
     return {name: argument.default for name, argument in signature.parameters.items()}
 
@@ -529,12 +535,12 @@ FINE = {
 }
 
 # Words by which a message names an argument other than by its name.
-WORDS = ("target", "token", "class", "frame", "pixel", "wanted", "pieces")
+WORDS = ("begins", "target", "token", "class", "frame", "pixel", "wanted", "pieces")
 
 
 def test_every_public_callable_with_a_number_is_covered():
     assert set(public_callables()) == set(CASES)
-    assert set(lab.__all__) >= RESULTS
+    assert set(PUBLIC) >= RESULTS
 
 
 def names_of(argument):

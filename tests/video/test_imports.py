@@ -2,11 +2,6 @@
 
 import subprocess
 import sys
-from importlib import import_module
-
-import pytest
-
-import vivit_lab.video
 
 BLOCKED = [
     *("torch", "PIL", "psutil", "einops", "jaxtyping", "safetensors", "huggingface_hub"),
@@ -31,13 +26,3 @@ def test_reading_and_writing_import_nothing_but_numpy_and_av(tmp_path):
     code = SCRIPT.format(blocked=BLOCKED, path=str(tmp_path / "grey.mp4"))
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.returncode) == ("10 (2, 16, 24, 3) 4", 0), done.stderr
-
-
-def test_the_index_of_names_is_true():
-    assert sorted(vivit_lab.video.__all__) == sorted(vivit_lab.video._HOME)
-    for name in vivit_lab.video.__all__:
-        home = import_module(f"vivit_lab.video.{vivit_lab.video._HOME[name]}")
-        assert getattr(home, name) is getattr(vivit_lab.video, name)
-        assert name in dir(vivit_lab.video)
-    with pytest.raises(AttributeError, match=r"module 'vivit_lab\.video' has no attribute 'prob'"):
-        vivit_lab.video.prob  # noqa: B018

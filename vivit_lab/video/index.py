@@ -125,6 +125,7 @@ class FrameIndex:
         place = np.searchsorted(self.seconds, seconds + float(self.time_base) / 2, side="right")
         return max(int(place) - 1, 0)
 
+    @checked_numbers()
     def span(self, start: float | None, end: float | None, name: object = "the video") -> tuple[int, int]:
         """Return the half-open span of frames (first, stop) of a segment, at least one.
 
