@@ -79,11 +79,11 @@ def test_any_folder_of_videos_and_any_table_will_do(folder, tmp_path):
     assert batch.labels is None
     assert batch.mask is None
     assert batch.pixel_values.shape == (2, 8, 3, 32, 32)
-    first = sorted(clips.iterdir())[0]
+    first, second = sorted(path for path in clips.iterdir() if path.suffix == ".mp4")[:2]
     assert len(open_data(first, CONFIG, PROCESSOR)) == 1
     table = tmp_path / "mine.csv"
     with table.open("w", newline="") as file:
-        csv.writer(file).writerows([["path", "label"], [first, "up-left"], [first, "2"]])
+        csv.writer(file).writerows([["path", "label"], [first, "up-left"], [second, "2"]])
     labelled = open_data(table, CONFIG, PROCESSOR)
     assert labelled.batch([0, 1]).labels.tolist() == [LABELS.index("up-left"), 2]
     assert labelled.describe()["labels"] == [LABELS.index("up-left"), 2]

@@ -92,6 +92,12 @@ def test_levels_that_were_never_normalised_are_refused(model, entry):
         ENTRIES[entry](model, pixels)
 
 
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_a_batch_without_clips_is_refused(model, entry):
+    with pytest.raises(InputError, match=r"at least one clip|got \(0, 4, 3"):
+        ENTRIES[entry](model, clip_of()[:0])
+
+
 def test_a_prepared_clip_may_have_any_range_but_no_nan(model):
     frames = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     plain = {"do_resize": False, "do_center_crop": False, "do_rescale": False, "offset": False, "do_normalize": False}

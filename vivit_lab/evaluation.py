@@ -7,7 +7,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -147,8 +147,8 @@ class Videos:
 
     @cached_property
     def classes(self) -> list[int] | None:
-        """Each file's class; None where it is not known, or the model has no classes."""
-        if self.labels is None or not self.config.num_labels or None in self.labels:
+        """Each file's class; None where they are not known, or the model has no classes."""
+        if self.labels is None or not self.config.num_labels:
             return None
         return [class_by_name(str(label), self.config) for label in self.labels]
 
@@ -243,7 +243,11 @@ def open_data(
         told = f"{len(truth)} planted clips, {len(set(labels))} classes and masks from manifest.json"
         return Videos([entry.path for entry in truth], processor, config, 1, labels, truth, found=told)
     found = list_clips(name).for_classes((config.id2label or {}) if config.num_labels else {})
-    rows = found.table.to_pylist()[:count]
+    rows = found.table.to_pylist()
+    if found.labels_from and config.num_labels and (bare := [row for row in rows if row["label"] is None]):
+        found = replace(found, notes=(*found.notes, f"left out: {len(bare)} without a label"))
+        rows = [row for row in rows if row["label"] is not None]
+    rows = rows[:count]
     labels = [row["label"] for row in rows] if found.labels_from else None
     segments = [(row["start"], row["end"]) for row in rows]
     return Videos([Path(row["path"]) for row in rows], processor, config, stride, labels, None, segments, str(found))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import vivit_lab as lab
 from tests.bulk.faults import assert_equal
 from tests.bulk.tiny_bulk import LOCAL, tiny_job, tiny_run
 from tests.model.tiny import TINY
@@ -113,6 +114,18 @@ def test_another_run_in_the_folder_is_refused(finished, checkpoint, table, movie
         run_bulk(tiny_job(checkpoint, methods=("rollout", "chefer"), shard_size=4), table, out)
     with pytest.raises(ConfigError, match="clips: 1 are new and 6 are gone"):
         run_bulk(tiny_job(checkpoint, methods=("rollout", "chefer")), movies[0].parent, out)
+
+
+def test_a_run_among_its_videos_is_refused(checkpoint, movies):
+    folder = movies[0].parent
+    with pytest.raises(InputError, match=r"is the folder of the videos, .*; give the run a folder of its own"):
+        run_bulk(tiny_job(checkpoint), folder, f"{folder}/", progress=False)
+    assert not (folder / "run.json").exists()
+
+
+def test_results_want_an_opened_run(tmp_path):
+    with pytest.raises(InputError, match=r"wanted an opened run, got '.*': open its folder with BulkResults\.open"):
+        lab.BulkResults(str(tmp_path))
 
 
 def test_a_run_of_another_version_of_the_numbers_is_refused(checkpoint, movies, tmp_path, monkeypatch):

@@ -104,7 +104,6 @@ def test_urls_of_another_file_system():
         ("path,start\na.mp4,soon\n", "the column start wants seconds"),
         ("path,start,end\na.mp4,2,1\n", "1 segments that end before they begin"),
         ("path,end\na.mp4,0\n", "1 segments that end before they begin"),
-        ("path\na.mp4\na.mp4\n", "2 times; a clip can be in a run once"),
     ],
 )
 def test_a_table_that_is_wrong(text, message, folder):
@@ -239,11 +238,12 @@ def test_missing_and_repeated_files_are_named(tmp_path):
     touch(tmp_path, "a.mp4")
     (tmp_path / "t.csv").write_text("path,label\na.mp4,x\na.mp4,x\nb.mp4,y\nc.mp4,\n")
     told = str(lab.clips.list_clips(tmp_path / "t.csv"))
-    assert told.startswith("4 clips, 2 classes from table, 1 without a label, 2 files are missing, such as ")
-    assert told.endswith(f"1 clip is there more than once, such as {tmp_path / 'a.mp4'}")
+    assert told.startswith("3 clips, 2 classes from table, 1 without a label, 2 files are missing, such as ")
+    assert told.endswith(f"1 clip is there more than once, such as {tmp_path / 'a.mp4'}, and used once")
+    assert lab.clips.list_clips([tmp_path / "a.mp4"] * 3).table["path"].to_pylist() == [str(tmp_path / "a.mp4")]
     (tmp_path / "t.csv").write_text("path,label\na.mp4,x\na.mp4,y\n")
-    told = str(lab.clips.list_clips(tmp_path / "t.csv"))
-    assert told.endswith(f"1 clip is there with different labels, such as {tmp_path / 'a.mp4'} (x, y)")
+    with pytest.raises(InputError, match=r"has .*a\.mp4 with different labels \(x, y\); keep one of them"):
+        lab.clips.list_clips(tmp_path / "t.csv")
 
 
 @pytest.mark.parametrize(
@@ -357,9 +357,10 @@ def test_a_segment_outside_its_video_is_refused_by_evaluation_as_by_bulk_runs(la
         open_data(tmp_path / "t.csv", model.config, processor).batch([0])
 
 
-def test_a_clip_that_is_listed_twice_has_two_names(labelled, tmp_path):
+def test_clips_without_a_label_are_left_out_where_others_have_one(labelled, tmp_path):
     folder, model, processor = labelled
-    path = lab.training.find_clips(folder)[0].path
-    (tmp_path / "t.csv").write_text(f"path,label\n{path},LABEL_0\n{path},LABEL_0\n")
+    first, second = (clip.path for clip in lab.training.find_clips(folder)[:2])
+    (tmp_path / "t.csv").write_text(f"path,label\n{first},LABEL_0\n{second},\n")
     data = open_data(tmp_path / "t.csv", model.config, processor)
-    assert data.batch([0, 1]).names == [f"{path} [0 s, end]", f"{path} [0 s, end] (2)"]
+    assert (len(data), data.classes) == (1, [0])
+    assert data.found.endswith("left out: 1 without a label")

@@ -112,6 +112,11 @@ def test_wrong_zoom(tmp_path: Path, zoom: float) -> None:
         render_movie(smooth_clip(), make_map(), tmp_path / "out.mp4", zoom=zoom)  # type: ignore[arg-type]
 
 
+def test_pixels_alone_have_no_frames_to_draw_on(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a Tensor has no frames to draw on: wanted a Clip"):
+        render_movie(make_map().relevance, make_map(), tmp_path / "out.mp4")  # type: ignore[arg-type]
+
+
 def test_a_refused_movie_leaves_no_file(tmp_path: Path) -> None:
     batch = make_map(relevance=np.zeros(GRID.shape))
     with pytest.raises(InputError, match="layout must be one of"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,6 @@ import pyarrow as pa
 
 from vivit_lab.bulk.store import seconds_of
 from vivit_lab.clips.listing import ClipList, list_clips
-from vivit_lab.errors import InputError
 
 __all__ = [
     "MANIFEST_SCHEMA",
@@ -402,22 +400,16 @@ def manifest_of(
         A table of ``MANIFEST_SCHEMA``.
 
     Raises:
-        InputError: there are no clips, one is there twice, or a label is no class of the model.
+        InputError: there are no clips, one is there with different labels, or a label is no class of the model.
     """
     if not isinstance(videos, ClipList):
         source: Any = list(videos) if isinstance(videos, (list, tuple)) else videos
         videos = list_clips(source)
-    found = videos.for_classes(classes)
+    found = videos.once().for_classes(classes)
     if on_found is not None:
         on_found(found)
     table = found.table
     segments = zip(*(table[name].to_pylist() for name in ("path", "start", "end")), strict=True)
     ids = [clip_id(*segment) for segment in segments]
-    if len(set(ids)) < len(ids):
-        worst, count = Counter(ids).most_common(1)[0]
-        path = table["path"][ids.index(worst)].as_py()
-        raise InputError(
-            f"{videos.name} has {path} (the same segment of it) {count} times; a clip can be in a run once"
-        )
     columns = {name: table[name] for name in MANIFEST_SCHEMA.names if name != "clip_id"}
     return pa.table({"clip_id": ids, **columns}).cast(MANIFEST_SCHEMA)

@@ -578,6 +578,10 @@ class BulkResults:
 
     run: BulkRun
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.run, BulkRun):
+            raise InputError(f"wanted an opened run, got {self.run!r}: open its folder with BulkResults.open(folder)")
+
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> BulkResults:
         """Open the folder of a run, finished or not.

@@ -211,7 +211,8 @@ def prepare_run(
         on_found: see ``manifest_of``.
 
     Raises:
-        InputError: there is no run yet and ``job`` or ``videos`` are missing; or a label is none of the model's.
+        InputError: there is no run yet and ``job`` or ``videos`` are missing, or it would lie among the videos; or a
+            label is none of the model's.
         ConfigError: the folder holds a run with other settings, weights, code, clips or labels; the message names them.
     """
     store = Store.at(out)
@@ -227,6 +228,11 @@ def prepare_run(
     fingerprint = _fingerprint(wanted, model, processor)
     if found is None:
         assert table is not None, "it was asked for above"
+        if isinstance(videos, (str, os.PathLike)) and Store.at(videos).root == store.root:
+            raise InputError(
+                f"{store.root} is the folder of the videos, where the run's manifest would be read in their place from "
+                "then on; give the run a folder of its own"
+            )
         found = _create(store, wanted, table, model, processor, fingerprint)
     _mend_manifest(found, table)
     _check_same(found, wanted, fingerprint, table)

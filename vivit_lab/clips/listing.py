@@ -89,10 +89,6 @@ class ClipList:
             told.append(f"masks of {masks} clip{'s' if masks != 1 else ''}, which no command uses")
         if missing := self.missing():
             told.append(f"{_count(missing, 'file')} missing, such as {missing[0]}")
-        if twice := self.duplicates():
-            told.append(f"{_count(twice, 'clip')} there more than once, such as {twice[0]}")
-        if torn := self._contradictions():
-            told.append(f"{_count(torn, 'clip')} there with different labels, such as {torn[0]}")
         return "; ".join([", ".join(told), *self.notes])
 
     def missing(self) -> list[str]:
@@ -100,17 +96,26 @@ class ClipList:
         paths = dict.fromkeys(path for path in self.table["path"].to_pylist() if "://" not in path)
         return [path for path in paths if not os.path.exists(path)]
 
-    def duplicates(self) -> list[str]:
-        """Return the files of which a segment, or the whole, is listed more than once."""
-        segments = Counter(zip(*(self.table[name].to_pylist() for name in _CLIP), strict=True))
-        return [segment[0] for segment, count in segments.items() if count > 1]
+    def once(self) -> ClipList:
+        """Return the list with each segment of a file once, the first time that it is there; a note says so.
 
-    def _contradictions(self) -> list[str]:
-        """Return the clips of ``duplicates`` whose labels differ."""
-        labels: dict[Any, set[str | None]] = {}
-        for *clip, label in zip(*(self.table[name].to_pylist() for name in (*_CLIP, "label")), strict=True):
-            labels.setdefault(tuple(clip), set()).add(label)
-        return [f"{path} ({_few(sorted(map(str, names)))})" for (path, *_), names in labels.items() if len(names) > 1]
+        Raises:
+            InputError: one is there with different labels.
+        """
+        places: dict[Any, list[int]] = {}
+        for place, clip in enumerate(zip(*(self.table[name].to_pylist() for name in _CLIP), strict=True)):
+            places.setdefault(clip, []).append(place)
+        twice = {clip[0]: found for clip, found in places.items() if len(found) > 1}
+        if not twice:
+            return self
+        labels = self.table["label"].to_pylist()
+        for path, found in twice.items():
+            if len(names := {labels[place] for place in found}) > 1:
+                raise InputError(
+                    f"{self.name} has {path} with different labels ({_few(sorted(map(str, names)))}); keep one of them"
+                )
+        note = f"{_count(list(twice), 'clip')} there more than once, such as {next(iter(twice))}, and used once"
+        return replace(self, table=self.table.take([found[0] for found in places.values()]), notes=(*self.notes, note))
 
     def for_classes(self, classes: Mapping[int, str]) -> ClipList:
         """Return the list with the labels that a model's classes give a meaning.
@@ -190,12 +195,12 @@ def list_clips(source: str | os.PathLike[str] | list[str | os.PathLike[str]]) ->
             - a pattern (``"clips/**/*.mp4"``), one video, or a Python list of videos.
 
     Raises:
-        InputError: there is no such thing or no video in it, a table lacks its column, a segment is empty, or a split
-            is none.
+        InputError: there is no such thing or no video in it, a table lacks its column, a segment is empty, a split is
+            none, or a clip is there with different labels.
         StorageError: the place cannot be read.
     """
     try:
-        return _list_clips(source)
+        return _list_clips(source).once()
     except (VivitLabError, FileNotFoundError):
         raise
     except OSError as error:

@@ -48,9 +48,12 @@ def check_pixels(pixel_values: Tensor, name: str = "pixel_values", *, normalised
         normalised: whether it is known that a processor made them, so that any finite range is right.
 
     Raises:
-        InputError: a pixel is NaN or infinite, or beyond ±20 in pixels of unknown origin, such as levels 0..255.
+        InputError: there is none, a pixel is NaN or infinite, or beyond ±20 in pixels of unknown origin, such as
+            levels 0..255.
     """
-    if not pixel_values.is_floating_point() or not pixel_values.numel() or not has_values(pixel_values):
+    if pixel_values.ndim and not pixel_values.numel():
+        raise InputError(f"{name} holds no pixel, wanted at least one clip; got the shape {tuple(pixel_values.shape)}")
+    if not pixel_values.is_floating_point() or not has_values(pixel_values):
         return  # what is no floating point is refused by its dtype
     values = pixel_values.detach()
     low, high = (float(end) for end in values.aminmax())

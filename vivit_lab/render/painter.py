@@ -10,6 +10,7 @@ import numpy as np
 
 from vivit_lab.colormap import Colormap, choose_colormap, format_range, unit_interval, value_limits
 from vivit_lab.errors import GridError, InputError
+from vivit_lab.video.clip import Clip
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from vivit_lab.attribution.base import AttributionMap
     from vivit_lab.colormap import Colormap
     from vivit_lab.grid import TokenGrid
-    from vivit_lab.video.clip import Clip
     from vivit_lab.video.geometry import Geometry
 
 __all__ = [
@@ -72,10 +72,15 @@ def check_pair(clip: Clip, map: AttributionMap) -> Geometry:
     """Refuse a map that was not made of this clip, and return the clip's geometry.
 
     Raises:
-        InputError: the map holds several clips, the clip was not prepared, or the map names other frames, another file
-            or another way in which the pixels were cut.
+        InputError: it is no clip, the map holds several, the clip was not prepared, or the map names other frames,
+            another file or another way in which the pixels were cut.
         GridError: the grid covers other pixels or frames than the model was given of this clip.
     """
+    if not isinstance(clip, Clip):
+        raise InputError(
+            f"a {type(clip).__name__} has no frames to draw on: wanted a Clip, "
+            "clip = processor.prepare(read_clip(path))"
+        )
     if len(map) != 1:
         raise InputError(f"wanted the map of one clip, got a batch of {len(map)}: pick one with map[i]")
     geometry, grid = clip.geometry, map.grid
