@@ -385,3 +385,44 @@ def test_float32_is_never_warned_of(planted):
     model, pixels = planted
     lab.Occlusion()(model, pixels)
     lab.AttCAT()(model, pixels)
+
+
+PAIR = [4, 7]
+IN_HALF = {
+    "rise": lambda model, x: lab.Rise(masks=32, cells=(3, 3, 3))(model, x, PAIR).relevance,
+    "smooth grad": lambda model, x: lab.SmoothGrad(samples=2)(model, x, PAIR).relevance,
+    "integrated gradients": lambda model, x: lab.IntegratedGradients(steps=4)(model, x, PAIR).relevance,
+    "michel": lambda model, x: lab.heads.MichelImportance()(model, (x, torch.tensor(PAIR)), progress=False).values[
+        None
+    ],
+    "fisher": lambda model, x: lab.heads.FisherImportance()(model, (x, torch.tensor(PAIR)), progress=False).values[
+        None
+    ],
+    "gradient activation": lambda model, x: lab.heads.GradientActivation()(
+        model, (x, torch.tensor(PAIR)), progress=False
+    ).values[None],
+    "activation patching": lambda model, x: (
+        lab.interventions.ActivationPatching(progress=False)(model, x, x.flip(1), PAIR).effect
+    ),
+    "attribution patching": lambda model, x: (
+        lab.interventions.AttributionPatching(progress=False)(model, x, x.flip(1), PAIR).effect
+    ),
+    "path patching": lambda model, x: (
+        lab.interventions.PathPatching(senders=[(0, 0), (1, 0)], progress=False)(model, x, x.flip(1), PAIR).effect
+    ),
+    "ablation": lambda model, x: lab.interventions.AblationEffects(mode="zero", progress=False)(model, x, PAIR).effect,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", IN_HALF)
+def test_a_result_that_half_precision_spoils_is_warned_of(planted, name, dtype):
+    model, pixels = planted
+    exact = torch.as_tensor(IN_HALF[name](model, pixels)).double()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        half = torch.as_tensor(IN_HALF[name](copy.deepcopy(model).to(dtype), pixels)).double()
+    assert half.isfinite().equal(exact.isfinite())
+    differences = [each - each.nanmean() for each in (half, exact)]  # a constant part would hide the error of the rest
+    is_wrong = max(error_of(*(each.nan_to_num() for each in differences))) > 0.1
+    assert any(each.category is PrecisionWarning for each in caught) or not is_wrong

@@ -304,7 +304,7 @@ def test_device_dtype_and_batch(model, pixels):
     torch.testing.assert_close(single["q", 0], cache["q", 0][0])
     with pytest.raises(InputError, match="a cache of 2 clips keeps its batch axis"):
         model.run_with_cache(pixels, remove_batch_dim=True)
-    with pytest.raises(InputError, match="clip 2 is not in a cache of 2 clips"):
+    with pytest.raises(InputError, match="index=2 is not in a cache of 2 clips"):
         cache.clip(2)
     with pytest.raises(InputError, match="clip 0 is not in a cache of one clip"):
         single.clip(0)

@@ -111,8 +111,7 @@ def check_seed(seed: int) -> None:
     Raises:
         InputError: it is not.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise InputError(f"seed must be an integer from 0, got {seed!r}")
+    check_whole("seed", seed, 0)
 
 
 def clip_generator(seed: int, number: int) -> np.random.Generator:
