@@ -44,7 +44,7 @@ def public_index(package: str) -> tuple[list[str], Callable[[str], Any], Callabl
 def _new_home(package: str, name: str) -> str:
     """Return where a name is that is asked of the wrong package, as the end of a sentence; empty if nowhere."""
     root = Path(str(sys.modules[package].__file__)).parent
-    if "." in package or name.startswith("_") or (root / f"{name}.py").exists():
+    if "." in package or name.startswith("_") or name in {module.stem for module in root.glob("*.py")}:
         return ""
     for stub in sorted(root.glob("*/__init__.pyi")):
         if any(found == name for _, found in _LINE.findall(stub.read_text(encoding="utf-8"))):

@@ -119,12 +119,15 @@ def checked_numbers(error: type[VivitLabError] = InputError, **ranges: _Ends) ->
         parameters = inspect.signature(function).parameters
         kinds = {name: kind for name, each in parameters.items() if (kind := _kind(each.annotation))}
         ends = {name: ranges.get(name, _SEEDS if name == "seed" else (None, None)) for name in kinds}
+        plain = {name for name, kind in kinds.items() if kind.scalar and ends[name] == (None, None)}
         names = list(parameters)
 
         @wraps(function)
         def checked(*args: Any, **kwargs: Any) -> Any:
             for name, value in (*zip(names, args, strict=False), *kwargs.items()):
-                if name in kinds and value is not None:  # a None that is not allowed has the function's own words
+                if value is None or name not in kinds:  # a None that is not allowed has the function's own words
+                    continue
+                if type(value) is not int or name not in plain:  # what is called in loops gets integers
                     _check(name, value, kinds[name], ends[name], error)
             return function(*args, **kwargs)
 

@@ -64,7 +64,7 @@ def assert_two_failed(results: BulkResults, hanging: Path, crashing: Path) -> No
     """All rows are good but those of the clip that hangs and of the one that crashes its decoder."""
     frame = results.to_pandas()
     failed = frame[frame.status == "error"].set_index("path")
-    assert failed.error_type.to_dict() == {str(hanging): "timeout", str(crashing): "crash"}
+    assert failed.error_type.to_dict() == {str(hanging): "timeout", str(crashing): "crash"}, failed.error.to_dict()
     assert (failed.error_stage == "decode").all()
     assert re.search(r"decoding took more than \d+ s in the last of 2 tries", failed.error[str(hanging)])
     assert "the process that decoded it was ended by SIGSEGV in the last of 2 tries" in failed.error[str(crashing)]

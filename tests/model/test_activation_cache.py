@@ -306,7 +306,7 @@ def test_device_dtype_and_batch(model, pixels):
         model.run_with_cache(pixels, remove_batch_dim=True)
     with pytest.raises(InputError, match="index=2 is not in a cache of 2 clips"):
         cache.clip(2)
-    with pytest.raises(InputError, match="clip 0 is not in a cache of one clip"):
+    with pytest.raises(InputError, match="index=0 is not in a cache of one clip"):
         single.clip(0)
 
 

@@ -13,6 +13,7 @@ from tests.video.break_video import joined, remux, trim_by_edit_list, turned
 from tests.video.make_video import TWO_STREAMS, VARIANTS, Variant, picture, read_number
 from vivit_lab.errors import InputError
 from vivit_lab.video import load_index, probe, read_clip, read_frames, read_video_pyav
+from vivit_lab.video.decode import Decoding
 
 EACH = pytest.mark.parametrize("kind", VARIANTS, ids=lambda kind: kind.name)
 
@@ -76,7 +77,7 @@ def test_documentation_helper_gives_what_the_documentation_code_gives(kind, vide
 def test_far_apart_frames_skip_what_lies_between(video, monkeypatch):
     path = video("h264_b_frames.mp4")
     decoded = 0
-    original = read_frames.__globals__["decode_frames"].__globals__["Decoding"]._decoded
+    original = Decoding._decoded
 
     def count(self, container, stream):
         nonlocal decoded

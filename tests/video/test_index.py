@@ -109,7 +109,7 @@ def test_a_segment_is_a_span_of_frames():
     assert ntsc.span(0.033367, None) == ntsc.span(0.033366, 99.0) == (1, 30)
     assert ntsc.span(None, 0.033367) == ntsc.span(0.0, 0.033366) == (0, 1)
     assert ntsc.span(0.5, 0.5001) == (14, 15)
-    for start in (-0.1, 1.002, float("inf")):
+    for start in (-0.1, 1.002):
         with pytest.raises(InputError, match=r"the segment begins at .* s, outside a\.mp4, which lasts 1\.001 s"):
             ntsc.span(start, None, "a.mp4")
 

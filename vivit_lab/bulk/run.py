@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -38,6 +37,7 @@ from vivit_lab.processes import usable_cores
 from vivit_lab.processing.processor import VivitImageProcessor
 from vivit_lab.processing.sampling import sampling_of
 from vivit_lab.progress import progress_bar
+from vivit_lab.warn import warn_caller
 
 __all__ = [
     "BulkRun",
@@ -340,7 +340,7 @@ def _mend_manifest(run: BulkRun, table: pa.Table | None) -> None:
         moved = run.store.set_aside(name, str(error))
         run.store.write_table(name, table, row_group=run.info["manifest_group"])
         text = f"{run.store.place(name)} was damaged; moved to {moved} and written again from the videos named"
-        warnings.warn(text, DamagedFileWarning, stacklevel=4)
+        warn_caller(text, DamagedFileWarning)
 
 
 def _clips_digest(table: pa.Table) -> str:
@@ -440,10 +440,9 @@ class PartReader:
             return
         self._told.add(str(error))
         what = "the rows that were tried again in it" if overlay else f"its {len(self._ids_of(shard))} rows"
-        warnings.warn(
+        warn_caller(
             f"{error}. Until then {what} are missing: vivit-lab bulk run --out {self.run.store.root}",
             DamagedFileWarning,
-            stacklevel=2,
         )
 
     def rows(self, clips: Sequence[str | int], columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -749,11 +748,10 @@ def tell_changed(run: BulkRun, changed: dict[int, list[str]], what: str) -> None
     wanted = {name for names in changed.values() for name in names}
     paths = [row.path for shard in changed for row in run.rows(shard) if row.clip_id in wanted]
     more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
-    warnings.warn(
+    warn_caller(
         f"{len(paths)} videos are not those that {run.store.root} was computed from, they have been written anew: "
         f"{', '.join(paths[:_NAMED])}{more}. {what}",
         ChangedVideoWarning,
-        stacklevel=3,
     )
 
 
@@ -783,7 +781,7 @@ def check_tables(store: Any, names: Sequence[str], schema: pa.Schema, progress: 
 
 def _tell_moved(error: DamagedFileError, places: list[str | None]) -> None:
     moved = ", ".join(filter(None, places))
-    warnings.warn(f"{error}. Moved to {moved}; it is computed again", DamagedFileWarning, stacklevel=4)
+    warn_caller(f"{error}. Moved to {moved}; it is computed again", DamagedFileWarning)
 
 
 def _damage_of(run: BulkRun, file: tuple[int, str | None]) -> DamagedFileError | None:

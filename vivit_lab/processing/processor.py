@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
@@ -34,6 +32,7 @@ from vivit_lab.processing.inputs import (
 )
 from vivit_lab.processing.options import CropPlan, ProcessorOptions, as_image_processor, read_config, write_config
 from vivit_lab.video.clip import Clip
+from vivit_lab.warn import warn_caller
 
 __all__ = [
     "BatchFeature",
@@ -704,16 +703,8 @@ def _announce(message: str, category: type[Warning], options: ProcessorOptions) 
     """Warn once of each configuration; where warnings are errors, each use of it is one."""
     key = (category, repr(options))
     if key not in _announced:
-        warnings.warn(message, category, stacklevel=_levels_to_the_caller())
+        warn_caller(message, category)
         _announced.add(key)
-
-
-def _levels_to_the_caller() -> int:
-    """Return the ``stacklevel``, seen from `_announce`, of the nearest frame that is not the package's own."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("vivit_lab."):
-        frame, level = frame.f_back, level + 1
-    return level
 
 
 def _stack(clips: list[torch.Tensor]) -> torch.Tensor:

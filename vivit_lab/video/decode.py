@@ -13,7 +13,6 @@ unnoticed; it is the same by a seek and in order.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ from vivit_lab.video.index import INTRA_ONLY, FrameIndex, decode_packets, index_
 from vivit_lab.video.info import Colours
 from vivit_lab.video.keyframes import is_clean_start
 from vivit_lab.video.source import Source, open_video, orientation, pixel_aspect, source_name, upright
+from vivit_lab.warn import warn_caller
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,7 +101,7 @@ def decode_frames(
     if decoding.missing:
         raise decoding.error(name)
     if (caution := decoding.colours.caution) is not None:
-        warnings.warn(f"{name}: {caution}", ColorWarning, stacklevel=4)
+        warn_caller(f"{name}: {caution}", ColorWarning)
     return DecodedFrames(decoding.frames(), max(decoding.troubles, complaints), decoding.pixel_aspect, index)
 
 

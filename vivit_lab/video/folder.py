@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import warnings
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -28,6 +27,7 @@ from vivit_lab.video.source import (
     orientation,
     upright,
 )
+from vivit_lab.warn import warn_caller
 
 __all__ = ["first_picture", "index_of", "is_folder", "numbered_pictures", "read_pictures"]
 
@@ -65,19 +65,17 @@ def index_of(source: Source, stream: int = 0, fps: float | None = None) -> Frame
         raise InputError(f"fps must be positive, got {fps!r}")
     pictures = numbered_pictures(source)
     if fps is None:
-        warnings.warn(
+        warn_caller(
             f"{os.fspath(source)} is a folder of pictures, whose frame rate is not known: {_USUAL_RATE} frames a "
             "second are assumed; give fps= to read_clip, read_frames or probe",
             FrameTimesWarning,
-            stacklevel=3,
         )
     gaps = np.diff([_number(picture) or 0 for picture in pictures])
     if len(gaps) and len(odd := np.flatnonzero(gaps > gaps.min())):
-        warnings.warn(
+        warn_caller(
             f"the pictures of {os.fspath(source)} are not numbered evenly (see after {pictures[odd[0]].name}): their "
             "times are as if none were missing",
             FrameTimesWarning,
-            stacklevel=3,
         )
     rate = Fraction(fps if fps is not None else _USUAL_RATE).limit_denominator(100_000)
     places = _TICKS * np.arange(len(pictures), dtype=np.int64)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +16,7 @@ from vivit_lab.video.decode import Decoding, decode_frames, rewind
 from vivit_lab.video.folder import index_of, is_folder, read_pictures
 from vivit_lab.video.index import FrameIndex, index_decoded, index_packets, load_index, remember_index
 from vivit_lab.video.source import Source, choose_stream, is_path, source_name
+from vivit_lab.warn import warn_caller
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -72,11 +72,10 @@ def sample_frame_indices(
     if window < 1:
         raise InputError(f"a window of {clip_len} frames · rate {frame_sample_rate} is empty: wanted a rate above 0")
     if window > seg_len:
-        warnings.warn(
+        warn_caller(
             f"the video has {seg_len} frames, and {clip_len} frames · rate {frame_sample_rate:g} span {window}: "
             f"the clip spreads over the whole video instead{_repeats(clip_len, seg_len)}",
             ShortClipWarning,
-            stacklevel=2,
         )
     end = seg_len if window >= seg_len else _draw(generator, window, seg_len)
     start = max(end - window, 0)
@@ -101,10 +100,8 @@ def uniform_frame_indices(clip_len: int, seg_len: int) -> np.ndarray:
         ShortClipWarning: the video has fewer frames than the clip.
     """
     if clip_len > seg_len:
-        warnings.warn(
-            f"the video has {seg_len} frames, the clip {clip_len}{_repeats(clip_len, seg_len)}",
-            ShortClipWarning,
-            stacklevel=2,
+        warn_caller(
+            f"the video has {seg_len} frames, the clip {clip_len}{_repeats(clip_len, seg_len)}", ShortClipWarning
         )
     return (2 * np.arange(clip_len, dtype=np.int64) + 1) * seg_len // (2 * clip_len)
 
@@ -281,11 +278,10 @@ def _warn_short(name: str, index: FrameIndex, count: int, held: int, last: int, 
     hint = ""
     if index.header_seconds and index.header_seconds > index.end * 1.05 + 0.1:
         hint = f" (its header speaks of {index.header_seconds:.3f} s: the file may be cut off)"
-    warnings.warn(
+    warn_caller(
         f"{name} has {len(index)} frames and ends at {index.end:.3f} s{hint}: of the {count} frames with stride "
         f"{stride} that were asked for, the last {held} repeat frame {last}",
         ShortClipWarning,
-        stacklevel=5,
     )
 
 
@@ -381,11 +377,10 @@ def _decode_open(container: Any, stream: Any, index: FrameIndex, wanted: np.ndar
 
 
 def _warn_damage(name: str, wanted: np.ndarray, troubles: int) -> None:
-    warnings.warn(
+    warn_caller(
         f"{name}: the decoder reported damage {troubles} time(s) on the way to frames {wanted.min()} … {wanted.max()}; "
         "what it concealed may show wrong pixels",
         DecodeWarning,
-        stacklevel=4,
     )
 
 
