@@ -438,9 +438,21 @@ CASES["TokenGrid.from_video"] = lambda w, /, **odd: lab.TokenGrid.from_video(
 
 def image_weights():
     """Weights of a tiny image ViT, under the names that vivit_from_image_model reads."""
-    from tests.checkpoints.image_peers import vit
-
-    return vit().state_dict()
+    linear = {"attention.q_proj": (32, 32), "attention.k_proj": (32, 32), "attention.v_proj": (32, 32)}
+    linear |= {"attention.o_proj": (32, 32), "mlp.fc1": (48, 32), "mlp.fc2": (32, 48)}
+    norms = ("layernorm_before", "layernorm_after")
+    shapes = {
+        "embeddings.cls_token": (1, 1, 32),
+        "embeddings.position_embeddings": (1, 10, 32),
+        "embeddings.patch_embeddings.projection.weight": (32, 3, 8, 8),
+        "embeddings.patch_embeddings.projection.bias": (32,),
+        "layernorm.weight": (32,),
+        "layernorm.bias": (32,),
+    }
+    for layer in range(2):
+        for name, shape in {**linear, **dict.fromkeys(norms, (32,))}.items():
+            shapes |= {f"layers.{layer}.{name}.weight": shape, f"layers.{layer}.{name}.bias": shape[:1]}
+    return {name: torch.randn(shape) for name, shape in shapes.items()}
 
 
 def fresh(w):
