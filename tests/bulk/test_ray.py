@@ -442,7 +442,7 @@ def test_a_frozen_actor_does_not_hold_the_run(models, cluster, checkpoint, movie
     watcher = threading.Thread(target=freeze_one)
     watcher.start()
     try:
-        job, engine = tiny_job(checkpoint, shard_size=2), RayExecutor(models=models, patience=200)
+        job, engine = tiny_job(checkpoint, shard_size=2), RayExecutor(models=models, patience=120)
         results = run_bulk(job, videos, out, executor=engine, progress=False)
     finally:
         watcher.join()
